@@ -1,0 +1,45 @@
+"""Options of an audit and YAML of an experiment, as pydantic models. Config ends at the door: nothing below sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_ATTACKS = ("rmia", "rmia_offline", "lira", "population")
+DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
+
+
+class AuditOptions(BaseModel):
+    """What `evaluator_config={"privacy_meter": {...}}` may hold. Every key is optional."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+
+    # What to audit; each wins over lineage.
+    train: Any = None
+    holdout: Any = None
+    population: Any = None
+    targets: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    train_fn: Callable[..., Any] | None = None
+    # How to audit.
+    attacks: Sequence[str] | None = None
+    attack_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+    num_ref_models: int = Field(default=8, ge=0)
+    reference_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    random_seed: int = 0
+    fprs: Sequence[float] = DEFAULT_FPRS
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    blind_baseline: bool = True
+    population_size: int | None = Field(default=None, ge=1)
+    # How fast; never in a fingerprint.
+    device: str = "auto"
+    batch_size: int = Field(default=1024, ge=1)
+    progress: bool | Literal["auto"] = "auto"
+    # What the caller explicitly allows.
+    allow_digest_mismatch: bool = False
+    allow_code: Sequence[str] = ()
+    # Where results go.
+    write_back: bool = True
+    headline: str | None = None

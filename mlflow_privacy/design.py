@@ -1,0 +1,81 @@
+"""Which reference model trains on which record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """The random split of the pool over reference models.
+
+    Split i depends on (pool digest, seed, fraction, i) only, so references can be added later without retraining.
+
+    Attributes:
+      pool_digest: SHA-256 of the pool.
+      n: number of records in the pool.
+      seed: the config's `random_seed`.
+      fraction: share of the pool each reference trains on.
+    """
+
+    pool_digest: str
+    n: int
+    seed: int
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise DesignError(f"reference_fraction must be in (0, 1), got {self.fraction}.")
+        if not 1 <= round(self.fraction * self.n) < self.n:
+            raise DesignError(
+                f"reference_fraction={self.fraction} of a pool of {self.n} records leaves no record in or none out. "
+                "Use a larger pool, or a fraction nearer to one half."
+            )
+
+    @property
+    def group(self) -> int:
+        """References per group: within one, every record is IN and OUT at least once (2 at one half: pairs)."""
+        return math.ceil(1 / min(self.fraction, 1 - self.fraction) - 1e-9)
+
+    def members(self, index: int) -> np.ndarray:
+        """(n,) bool: the records that reference `index` trains on, exactly round(fraction · n) of them.
+
+        A group shares one permutation of the pool; member j of it takes a window that starts at j · n / group. At
+        one half the two windows are complementary.
+
+        >>> design = Design("00" * 32, n=6, seed=1)
+        >>> bool((design.members(0) ^ design.members(1)).all())
+        True
+        """
+        group, position = divmod(index, self.group)
+        entropy = [self.seed & 0xFFFFFFFF, self.seed >> 32 & 0xFFFFFFFF, group, *bytes.fromhex(self.pool_digest)]
+        order = np.random.default_rng(np.random.SeedSequence(entropy)).permutation(self.n)
+        size, start = round(self.fraction * self.n), position * self.n // self.group
+        if self.group == 2 and position == 1:  # the exact complement, also of an odd pool
+            start, size = size, self.n - size
+        row = np.zeros(self.n, bool)
+        row[order[(start + np.arange(size)) % self.n]] = True
+        return row
+
+    def rows(self, indices: Sequence[int]) -> np.ndarray:
+        """(k, n) bool: `members` of each index."""
+        return np.stack([self.members(i) for i in indices]) if len(indices) else np.zeros((0, self.n), bool)
+
+    def train_seed(self, index: int) -> int:
+        """Seed of initialisation and minibatch order of reference `index`: 31 bits."""
+        entropy = [self.seed & 0xFFFFFFFF, self.seed >> 32 & 0xFFFFFFFF, index, 0x5EED]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+    def check_count(self, count: int) -> None:
+        """Raises `DesignError` if `count` references leave records without an IN or an OUT reference."""
+        if count % self.group:
+            raise DesignError(
+                f"num_ref_models={count} leaves records without IN or OUT references at reference_fraction="
+                f"{self.fraction}: use a multiple of {self.group}, such as {math.ceil(count / self.group) * self.group}."
+            )

@@ -1,0 +1,33 @@
+"""The error tree. Every message names the thing, the value and the remedy."""
+
+
+class PrivacyAuditError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ConfigError(PrivacyAuditError, ValueError):
+    """A config file or an option is wrong. All faults are reported at once."""
+
+
+class LineageError(PrivacyAuditError):
+    """The members or non-members of a model cannot be found, loaded or verified."""
+
+
+class RecipeError(PrivacyAuditError):
+    """No reference model like the target can be trained: a key is missing, a module cannot be re-initialised."""
+
+
+class SignalError(PrivacyAuditError):
+    """A model gives nothing that an attack can use, or something of the wrong shape."""
+
+
+class DesignError(PrivacyAuditError, ValueError):
+    """Arrays or a reference design do not fit an attack: shapes, missing IN or OUT references."""
+
+
+class StoreError(PrivacyAuditError):
+    """A stored reference run or signal is incomplete or does not match its key."""
+
+
+class UnsafeError(PrivacyAuditError):
+    """Something would have to be unpickled, imported or executed that the caller did not explicitly allow."""

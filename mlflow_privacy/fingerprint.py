@@ -1,0 +1,65 @@
+"""Canonical JSON and data to SHA-256: the keys under which references and signals are found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.types import Recipe, Records, to_json
+
+
+def canonical_json(value: Any) -> str:
+    """One string per value: sorted keys, no blanks, NaN as null.
+
+    >>> canonical_json({"b": 1, "a": (1.0, None)})
+    '{"a":[1.0,null],"b":1}'
+    """
+    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _update(hasher: Any, array: Any) -> None:
+    """Feeds an array with its kind and shape; strings and objects as canonical JSON."""
+    array = np.asarray(array)
+    if array.dtype.hasobject or array.dtype.kind in "USMm":
+        hasher.update(f"object{array.shape}".encode())
+        hasher.update(canonical_json(array.astype(str).tolist()).encode())
+    else:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        hasher.update(f"{little.dtype.str}{little.shape}".encode())
+        hasher.update(np.ascontiguousarray(little).data)
+
+
+def array_digest(array: Any) -> str:
+    """SHA-256 of one array: its dtype, shape and values."""
+    hasher = hashlib.sha256()
+    _update(hasher, array)
+    return hasher.hexdigest()
+
+
+def data_digest(records: Records) -> str:
+    """SHA-256 of features and labels in their order; row ids do not count.
+
+    Columns of a DataFrame are hashed one by one with their names, so that mixed types need no conversion.
+    """
+    hasher = hashlib.sha256()
+    if hasattr(records.x, "iloc"):
+        for name in records.x.columns:
+            hasher.update(f"column{name!r}".encode())
+            _update(hasher, records.x[name].to_numpy())
+    else:
+        _update(hasher, records.x)
+    _update(hasher, records.y)
+    return hasher.hexdigest()
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 of a recipe's kind and spec; template, device and speed settings do not count."""
+    return digest({"kind": recipe.kind, "spec": recipe.spec})

@@ -1,0 +1,354 @@
+"""Frozen records that travel along the one-way path of the data. No logic beyond slicing and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+
+Task = Literal["classification", "regression"]
+Link = Literal["logit", "log", "label"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Labelled records.
+
+    Attributes:
+      x: features, (n, ...) array or a DataFrame of n rows.
+      y: (n,) labels (class names or indices) or regression targets.
+      row_ids: (n,) strings that name each record in its data set, such as "train:17".
+    """
+
+    x: Any
+    y: np.ndarray
+    row_ids: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.x)
+        if len(self.y) != n or len(self.row_ids) != n:
+            raise DesignError(
+                f"Records need one label and one row id per record, got {n} records, "
+                f"{len(self.y)} labels and {len(self.row_ids)} row ids."
+            )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: np.ndarray | slice) -> Records:
+        """Returns the records at `index` (integers, boolean mask or slice), in that order."""
+        x = self.x.iloc[index] if hasattr(self.x, "iloc") else self.x[index]
+        return Records(x, self.y[index], self.row_ids[index])
+
+    @staticmethod
+    def concat(parts: Sequence[Records]) -> Records:
+        """Stacks records of the same form."""
+        if any(hasattr(part.x, "iloc") for part in parts):
+            import pandas as pd
+
+            x: Any = pd.concat([part.x for part in parts], ignore_index=True)
+        else:
+            x = np.concatenate([part.x for part in parts])
+        return Records(
+            x, np.concatenate([p.y for p in parts]), np.concatenate([p.row_ids for p in parts])
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything needed to train a reference model like the target.
+
+    Attributes:
+      kind: the trainer that understands it, a key of `mlflow_privacy.trainers.TRAINERS`.
+      spec: plain JSON values: all that changes the trained model, nothing that only changes the speed. Fingerprinted.
+      template: the live object that `spec` describes (an estimator to clone, a module to re-initialise, a callable).
+      source: where it came from, in words, for the report.
+    """
+
+    kind: str
+    spec: Mapping[str, Any]
+    template: Any = dataclasses.field(default=None, repr=False, compare=False)
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditedModel:
+    """The registered model under audit.
+
+    Attributes:
+      uri: as the caller wrote it.
+      name, version: of the registry; None for a model that is not registered.
+      model_id, run_id: of MLflow's logged model and source run, None if unknown.
+      flavor: "sklearn" | "pytorch" | "xgboost" | "lightgbm" | "transformers" | "pyfunc".
+      native: the flavor's own object (estimator, module), or the pyfunc model if there is none.
+    """
+
+    uri: str
+    name: str | None
+    version: str | None
+    model_id: str | None
+    run_id: str | None
+    flavor: str
+    native: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} v{self.version}" if self.name and self.version else self.uri
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where one part of the pool came from, and whether its logged digest was verified.
+
+    role: "members" | "non_members" | "population". status: "verified" | "overridden" | "no digest" | "given".
+    """
+
+    role: str
+    name: str
+    source: str
+    n_records: int
+    digest: str | None = None
+    status: str = "given"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditTarget:
+    """A model with its pool: what lineage hands to the audit.
+
+    Attributes:
+      membership: (n,) bool over `pool`, True where the target trained on the record.
+      population: records no audited model trained on, or None: the non-members stand in.
+      recipe: None if reference models cannot be trained; `recipe_problem` then says why.
+      recipe_problem: one sentence with the remedy, "" if there is a recipe.
+      n_duplicates: exact duplicates of members that were left out of the non-members.
+      warnings: sentences for the report.
+    """
+
+    model: AuditedModel
+    pool: Records
+    membership: np.ndarray
+    task: Task
+    population: Records | None = None
+    recipe: Recipe | None = None
+    recipe_problem: str = ""
+    sources: tuple[DataSource, ...] = ()
+    n_duplicates: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOutputs:
+    """What one model says about n records.
+
+    Attributes:
+      signal: (n,) float32, φ for classifiers, log-likelihood for regressors, correctness (0/1) for labels only.
+      correct: (n,) bool for classifiers (argmax equals the label), None for regressors.
+      loss: (n,) float32, cross-entropy or squared error; for labels only the 0/1 error.
+      link: how `signal` becomes p: "logit" (p = σ(φ)), "log" (p = exp(φ)), "label" (no p).
+    """
+
+    signal: np.ndarray
+    correct: np.ndarray | None
+    loss: np.ndarray
+    link: Link
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """Signals of the target and of m reference models: all that an attack may see.
+
+    Attributes:
+      target: (n,) signals of the audited model on the pool.
+      reference: (n, m) signals of the reference models on the pool, m = 0 if there are none.
+      member: (n, m) bool, whether reference j trained on record i.
+      population: (z,) signals of the audited model on the population.
+      population_reference: (z, m).
+      population_member: (z, m) bool; all False for a real population, not so when the non-members stand in.
+      link: how a signal becomes a probability.
+    """
+
+    target: Any
+    reference: Any
+    member: Any
+    population: Any
+    population_reference: Any
+    population_member: Any
+    link: Link = "logit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What an attack says; higher = more likely a member.
+
+    Attributes:
+      value: (n,) scores in the attack's own unit.
+      tie: (n,) breaks ties of `value` (RMIA: the likelihood ratio), or None.
+    """
+
+    value: np.ndarray
+    tie: np.ndarray | None = None
+
+    def rank(self) -> np.ndarray:
+        """(n,) float64 dense ranks by (value, tie); equal pairs share a rank. ROC curves are made of these."""
+        keys = [np.asarray(self.value, np.float64)]
+        if self.tie is not None:
+            keys.append(np.asarray(self.tie, np.float64))
+        order = np.lexsort(keys[::-1])
+        new = np.zeros(len(order), bool)
+        for key in keys:
+            new[1:] |= key[order][1:] != key[order][:-1]
+        ranks = np.empty(len(order))
+        ranks[order] = np.cumsum(new)
+        return ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+      value: the point estimate; NaN if not resolvable.
+      low, high: interval at `confidence`.
+      n: how many records it rests on.
+      confidence: such as 0.95.
+      resolvable: False where the number of non-members cannot resolve it (FPR < 1 / n_nonmembers).
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    confidence: float = 0.95
+    resolvable: bool = True
+
+    def __str__(self) -> str:
+        if not self.resolvable:
+            return "not resolvable"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Roc:
+    """The raw ROC step curve, thinned to its vertices; `tpr_low`/`tpr_high` is the pointwise band.
+
+    All arrays (v,), from (0, 0) to (1, 1); `threshold` is +inf at the start.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    threshold: np.ndarray
+    tpr_low: np.ndarray
+    tpr_high: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """One attack on the whole pool.
+
+    Attributes:
+      name: key of `mlflow_privacy.attacks.ATTACKS`.
+      scores: over the pool.
+      metrics: "auc", "tpr_at_fpr_0.1", …, "tpr_at_fpr_0", "balanced_accuracy", "advantage".
+      options: what the attack ran with (γ, a, …).
+    """
+
+    name: str
+    title: str
+    threat_model: str
+    paper: str
+    scores: Scores
+    roc: Roc
+    metrics: Mapping[str, Estimate]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fidelity:
+    """Accuracy (or R²) and mean loss of target and references on members and non-members, side by side.
+
+    Keys of each mapping: "member_loss", "nonmember_loss", and for classifiers "member_accuracy",
+    "nonmember_accuracy". `reference` averages over references, each on its own IN and OUT records;
+    `reference_std` is their standard deviation. Both are empty without references.
+    """
+
+    target: Mapping[str, float]
+    reference: Mapping[str, float]
+    reference_std: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditResult:
+    """Everything an audit found; reports, metrics and tables are made from this alone.
+
+    Attributes:
+      membership: (n,) bool; row_ids: (n,); y: (n,) labels, for slices.
+      attacks: strongest default first, the order of `options["attacks"]`.
+      blind: AUC of a classifier that sees the records but not the model.
+      headline: name of the attack the verdict is about.
+      references: {"n", "n_loaded", "n_trained", "fraction", "target_fraction", "run_ids", "fingerprint"}.
+      warnings: what could make this audit wrong, worst first.
+      timings: seconds per stage, in order.
+      environment: versions of Python, packages, device.
+    """
+
+    model: AuditedModel
+    task: Task
+    membership: np.ndarray
+    row_ids: np.ndarray
+    y: np.ndarray
+    attacks: tuple[AttackResult, ...]
+    headline: str
+    blind: Estimate | None
+    fidelity: Fidelity
+    references: Mapping[str, Any]
+    sources: tuple[DataSource, ...]
+    n_population: int
+    population_is_nonmembers: bool
+    n_duplicates: int
+    options: Mapping[str, Any]
+    pool_digest: str
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics `privacy/<attack>/<metric>`, with `_low` and `_high`; what is not resolvable is absent."""
+        out: dict[str, float] = {}
+        for attack in self.attacks:
+            for key, estimate in attack.metrics.items():
+                if estimate.resolvable:
+                    out.update(flat_estimate(f"privacy/{attack.name}/{key}", estimate))
+        if self.blind is not None:
+            out.update(flat_estimate("privacy/blind/auc", self.blind))
+        for who, values in (("target", self.fidelity.target), ("reference", self.fidelity.reference)):
+            out.update({f"privacy/fidelity/{who}_{key}": round(v, 6) for key, v in values.items()})
+        return out
+
+
+def flat_estimate(name: str, estimate: Estimate) -> dict[str, float]:
+    """Three rounded metrics of one estimate; a value that is not finite is left out."""
+    flat = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {key: round(float(v), 6) for key, v in flat.items() if math.isfinite(v)}
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON values of a frozen record; live objects (`repr=False` fields) are left out, NaN becomes None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return to_json(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)
