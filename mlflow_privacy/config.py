@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlflow_privacy.errors import ConfigError
 
 DEFAULT_ATTACKS = ("rmia", "rmia_offline", "lira", "population")
 DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
@@ -43,3 +46,31 @@ class AuditOptions(BaseModel):
     # Where results go.
     write_back: bool = True
     headline: str | None = None
+
+
+def parse_options(values: Mapping[str, Any]) -> AuditOptions:
+    """Checks options and reports every fault at once, each with the nearest valid key.
+
+    Raises:
+      ConfigError: an option is unknown or its value is not allowed.
+    """
+    try:
+        return AuditOptions(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        raise ConfigError(
+            "privacy_meter cannot run with these options:\n" + "\n".join(faults(error, AuditOptions))
+        ) from None
+
+
+def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line per fault of a pydantic error: the key, the value, and the nearest valid key or what is allowed."""
+    lines = []
+    for fault in error.errors():
+        path = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(path, model.model_fields, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; valid are {', '.join(model.model_fields)}."
+            lines.append(f"  got an unexpected option {path!r}{hint}")
+        else:
+            lines.append(f"  {path}: {fault['msg'].lower()}, got {fault['input']!r}.")
+    return lines

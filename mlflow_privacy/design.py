@@ -54,7 +54,12 @@ class Design:
         True
         """
         group, position = divmod(index, self.group)
-        entropy = [self.seed & 0xFFFFFFFF, self.seed >> 32 & 0xFFFFFFFF, group, *bytes.fromhex(self.pool_digest)]
+        entropy = [
+            self.seed & 0xFFFFFFFF,
+            self.seed >> 32 & 0xFFFFFFFF,
+            group,
+            *bytes.fromhex(self.pool_digest),
+        ]
         order = np.random.default_rng(np.random.SeedSequence(entropy)).permutation(self.n)
         size, start = round(self.fraction * self.n), position * self.n // self.group
         if self.group == 2 and position == 1:  # the exact complement, also of an odd pool

@@ -54,9 +54,7 @@ class Records:
             x: Any = pd.concat([part.x for part in parts], ignore_index=True)
         else:
             x = np.concatenate([part.x for part in parts])
-        return Records(
-            x, np.concatenate([p.y for p in parts]), np.concatenate([p.row_ids for p in parts])
-        )
+        return Records(x, np.concatenate([p.y for p in parts]), np.concatenate([p.row_ids for p in parts]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,242 @@
+"""The audit, from a resolved target to a result: a newcomer reads this first.
+
+    lineage ─▶ references ─▶ signals ─▶ attacks ─▶ metrics
+
+Plain functions over arrays; MLflow is touched only by the `store` that is passed in. Config ends here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.attacks import ATTACKS, default_attacks, run_attack, unavailable
+from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.design import Design
+from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.findings import environment, find_warnings
+from mlflow_privacy.fingerprint import data_digest
+from mlflow_privacy.metrics import evaluate_scores
+from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
+from mlflow_privacy.signals import model_outputs, residual_scale
+from mlflow_privacy.types import AttackResult, AuditResult, AuditTarget, Fidelity, ModelOutputs, Signals
+
+_logger = logging.getLogger(__name__)
+_HIDDEN = {"train", "holdout", "population", "train_fn", "recipe"}  # live objects, or reported elsewhere
+
+
+def audit(
+    target: AuditTarget,
+    options: AuditOptions | None = None,
+    store: Store | None = None,
+    *,
+    timings: Mapping[str, float] | None = None,
+) -> AuditResult:
+    """Audits a resolved target with membership inference.
+
+    Args:
+      target: model, pool, membership and recipe, as `resolve_target` gives them.
+      options: the defaults if None.
+      store: where reference models are found and kept; None keeps nothing.
+      timings: seconds of stages that ran before.
+
+    Returns:
+      Everything found, as one frozen record.
+
+    Raises:
+      ConfigError: an attack cannot run with these options or this model.
+      DesignError: the pool is too small, or `num_ref_models` does not fit `reference_fraction`.
+      SignalError: the model gives nothing that an attack can use.
+    """
+    options, store, clock = options or AuditOptions(), store or NoStore(), _Clock(timings or {})
+    pool, population, member = target.pool, target.population, np.asarray(target.membership, bool)
+    design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction)
+    count = options.num_ref_models if target.recipe is not None else 0
+    design.check_count(count)
+    data = [pool] if population is None else [pool, population]
+    digests = [design.pool_digest] if population is None else [design.pool_digest, data_digest(population)]
+    classes = np.unique(pool.y) if target.task == "classification" else None
+
+    def outputs(model: Any) -> tuple[ModelOutputs, ...]:
+        """One model's outputs on the pool and, if there is one, on the population."""
+        values: list[ModelOutputs] = []
+        for records in data:
+            scale = residual_scale(values[0]) if values and target.task == "regression" else None
+            values.append(
+                model_outputs(
+                    model,
+                    records,
+                    task=target.task,
+                    classes=classes,
+                    device=options.device,
+                    batch_size=options.batch_size,
+                    scale=scale,
+                )
+            )
+        return tuple(values)
+
+    clock.lap("digests")
+    own = outputs(target.model.native)
+    clock.lap("target signals")
+    names = _choose_attacks(options, has_references=count > 0, link=own[0].link)
+    if not any("reference" in ATTACKS[name].needs for name in names):
+        count = 0
+    references = None
+    if count:
+        references = ensure(
+            pool,
+            target.recipe,
+            design,
+            count,
+            data_digests=digests,
+            outputs=outputs,
+            store=store,
+            device=options.device,
+            progress=options.progress,
+        )
+    clock.lap("references")
+    signals = stack_signals(own, references, member)
+    attacks = tuple(_attack(name, signals, member, options) for name in names)
+    clock.lap("attacks")
+    blind = None
+    if options.blind_baseline:
+        from mlflow_privacy.blind import blind_baseline
+
+        blind = blind_baseline(pool, member, seed=options.random_seed, confidence=options.confidence)
+    clock.lap("blind baseline")
+    result = AuditResult(
+        model=target.model,
+        task=target.task,
+        membership=member,
+        row_ids=pool.row_ids,
+        y=pool.y,
+        attacks=attacks,
+        headline=options.headline or names[0],
+        blind=blind,
+        fidelity=_fidelity(own[0], member, references),
+        references=_describe(references, design, target, options),
+        sources=target.sources,
+        n_population=int((~member).sum()) if population is None else len(population),
+        population_is_nonmembers=population is None,
+        n_duplicates=target.n_duplicates,
+        options=options.model_dump(exclude=_HIDDEN, mode="python"),
+        pool_digest=design.pool_digest,
+        timings=clock.laps,
+        environment=environment(options.device),
+    )
+    return dataclasses.replace(result, warnings=find_warnings(result, target))
+
+
+def stack_signals(own: Sequence[ModelOutputs], references: References | None, member: np.ndarray) -> Signals:
+    """Signals of target and references side by side; the non-members stand in for a missing population.
+
+    Args:
+      own: the target's outputs on the pool and, if there is one, on the population.
+      member: (n,) bool, the target's membership.
+    """
+    n = len(member)
+    if references is None:
+        reference, trained_on = np.zeros((n, 0), np.float32), np.zeros((n, 0), bool)
+        of_population = ()
+    else:
+        reference = np.stack([values.signal for values in references.pool], axis=1)
+        trained_on, of_population = references.member, references.population
+    if len(own) > 1:
+        z = len(own[1].signal)
+        population = own[1].signal
+        columns = [values.signal for values in of_population]
+        population_reference = np.stack(columns, axis=1) if columns else np.zeros((z, 0), np.float32)
+        population_member = np.zeros(population_reference.shape, bool)
+    else:
+        outside = ~member
+        population = own[0].signal[outside]
+        population_reference, population_member = reference[outside], trained_on[outside]
+    return Signals(
+        target=own[0].signal,
+        reference=reference,
+        member=trained_on,
+        population=population,
+        population_reference=population_reference,
+        population_member=population_member,
+        link=own[0].link,
+    )
+
+
+def _choose_attacks(options: AuditOptions, *, has_references: bool, link: str) -> tuple[str, ...]:
+    """The attacks to run; what the caller asked for and cannot run is an error that names each reason."""
+    if options.attacks is None:
+        names = default_attacks(has_references=has_references, link=link)
+    else:
+        names = tuple(options.attacks)
+        reasons = [unavailable(name, has_references=has_references, link=link) for name in names]
+        if any(reasons):
+            raise ConfigError("These attacks cannot run:\n" + "\n".join(f"  {reason}" for reason in reasons if reason))
+        if not names:
+            raise ConfigError(f"attacks=[] leaves nothing to run; choose from {', '.join(ATTACKS)}.")
+    if options.headline is not None and options.headline not in names:
+        raise ConfigError(f"headline={options.headline!r} is not among the attacks that run: {', '.join(names)}.")
+    stray = [name for name in options.attack_options if name not in names]
+    if stray:
+        raise ConfigError(
+            f"attack_options names {', '.join(stray)}, which do not run here; running: {', '.join(names)}."
+        )
+    return names
+
+
+def _attack(name: str, signals: Signals, member: np.ndarray, options: AuditOptions) -> AttackResult:
+    """Runs one attack and measures it."""
+    attack = ATTACKS[name]
+    scores, used = run_attack(name, signals, **options.attack_options.get(name, {}))
+    roc, metrics = evaluate_scores(
+        scores, member, fprs=options.fprs, confidence=options.confidence, seed=options.random_seed
+    )
+    return AttackResult(name, attack.title, attack.threat_model, attack.paper, scores, roc, metrics, used)
+
+
+def _fidelity(own: ModelOutputs, member: np.ndarray, references: References | None) -> Fidelity:
+    """Accuracy and loss of target and references on members and non-members."""
+    if references is None:
+        return Fidelity(split_means(own, member), {}, {})
+    each = [split_means(values, references.member[:, j]) for j, values in enumerate(references.pool)]
+    columns = {key: np.array([values[key] for values in each]) for key in each[0]}
+    return Fidelity(
+        target=split_means(own, member),
+        reference={key: float(values.mean()) for key, values in columns.items()},
+        reference_std={key: float(values.std()) for key, values in columns.items()},
+    )
+
+
+def _describe(
+    references: References | None, design: Design, target: AuditTarget, options: AuditOptions
+) -> dict[str, Any]:
+    """What the report says of the references."""
+    return {
+        "n": 0 if references is None else len(references.run_ids),
+        "n_loaded": 0 if references is None else references.n_loaded,
+        "n_trained": 0 if references is None else references.n_trained,
+        "fraction": design.fraction,
+        "target_fraction": float(np.mean(target.membership)),
+        "seed": design.seed,
+        "run_ids": [] if references is None else list(references.run_ids),
+        "fingerprint": None if references is None else references.fingerprint,
+        "recipe": None if target.recipe is None else {"kind": target.recipe.kind, "spec": target.recipe.spec},
+        "recipe_source": "" if target.recipe is None else target.recipe.source,
+        "problem": target.recipe_problem,
+    }
+
+
+class _Clock:
+    """Seconds per stage, in order."""
+
+    def __init__(self, laps: Mapping[str, float]) -> None:
+        self.laps, self._last = dict(laps), time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage], self._last = round(now - self._last, 4), now
+        _logger.info("%s: %.2f s", stage, self.laps[stage])

@@ -1,0 +1,30 @@
+"""The audit as a plain function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_privacy.evaluators.hook import EVALUATOR
+
+
+def evaluate(model_uri: Any, **options: Any) -> Any:
+    """Audits a registered model: `mlflow.evaluate(model_uri, evaluators=["privacy_meter"])` as a plain function.
+
+    Args:
+      model_uri: "models:/name/version", "models:/name@alias", "runs:/…/model", "models:/m-…", or a loaded pyfunc model.
+      **options: see `mlflow_privacy.AuditOptions`.
+
+    Returns:
+      MLflow's `EvaluationResult`: `.metrics` (`privacy/<attack>/<metric>`), `.artifacts`, `.run_id`.
+
+    Raises:
+      ConfigError: an option is unknown or wrong; all faults at once.
+      LineageError: members or non-members cannot be found, loaded or verified.
+      RecipeError: the recipe or `train_fn` that was given cannot train a reference model.
+    """
+    import mlflow
+
+    from mlflow_privacy.evaluators.hook import _BASE, install_privacy_meter_hook
+
+    install_privacy_meter_hook(__import__(_BASE, fromlist=["evaluate"]))
+    return mlflow.models.evaluate(model_uri, evaluators=[EVALUATOR], evaluator_config={EVALUATOR: options})

@@ -1,0 +1,109 @@
+"""The literal call: what stands between `mlflow.evaluate(uri, evaluators=["privacy_meter"])` and MLflow's own checks."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlflow_privacy.config import AuditOptions, parse_options
+from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.evaluators.hook import EVALUATOR
+from mlflow_privacy.types import AuditTarget
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One audit that was asked for by name: made before MLflow opens a run, so that bad input leaves nothing behind.
+
+    own_run: whether MLflow will open a run for this call (then it is named and tagged as an audit).
+    mlflow_logs: whether MLflow itself logs the returned metrics (it does when it knows the logged model).
+    """
+
+    target: AuditTarget
+    options: AuditOptions
+    own_run: bool
+    mlflow_logs: bool
+    seconds: float
+
+
+REQUEST: contextvars.ContextVar[Request | None] = contextvars.ContextVar("mlflow_privacy_request", default=None)
+
+
+def privacy_config(evaluators: Any, evaluator_config: Any) -> Mapping[str, Any]:
+    """This evaluator's part of `evaluator_config`, which MLflow takes flat or by evaluator name.
+
+    >>> privacy_config("privacy_meter", {"num_ref_models": 4})
+    {'num_ref_models': 4}
+    >>> privacy_config(["privacy_meter"], {"privacy_meter": {"num_ref_models": 4}})
+    {'num_ref_models': 4}
+    """
+    if evaluator_config is None:
+        return {}
+    if not isinstance(evaluator_config, Mapping):
+        raise ConfigError(
+            f"evaluator_config must be a mapping such as {{{EVALUATOR!r}: {{...}}}}, got {evaluator_config!r}."
+        )
+    nested = evaluator_config.get(EVALUATOR)
+    if isinstance(nested, Mapping) or EVALUATOR in evaluator_config:
+        return nested or {}
+    return evaluator_config if evaluators == EVALUATOR else {}
+
+
+def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls MLflow's `evaluate` with what it wants filled in from the model's lineage.
+
+    Raises:
+      ConfigError: an option is unknown or wrong, or there is no model to audit.
+      LineageError: members or non-members cannot be found, loaded or verified. No run was opened.
+    """
+    import mlflow
+
+    from mlflow_privacy.evaluators.dataset import LineageDataset
+    from mlflow_privacy.lineage import resolve_target
+
+    started = time.perf_counter()
+    call = inspect.signature(original).bind(*args, **kwargs).arguments
+    evaluators, model = call["evaluators"], call.get("model")
+    options = parse_options(privacy_config(evaluators, call.get("evaluator_config")))
+    if model is None:
+        raise ConfigError(
+            "privacy_meter audits a model, and none was given: pass its URI, such as "
+            'mlflow.evaluate("models:/NAME/VERSION", evaluators=["privacy_meter"]).'
+        )
+    if call.get("env_manager", "local") not in ("local", None):
+        raise ConfigError(
+            f"env_manager={call['env_manager']!r} serves the model from another process, where privacy_meter cannot "
+            'read its weights. Use env_manager="local".'
+        )
+    if isinstance(model, str):
+        call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
+    target = resolve_target(model, options, loaded=call["model"])
+    if evaluators in (EVALUATOR, [EVALUATOR]):
+        if call.get("data") is None:
+            call["data"] = LineageDataset(target)
+        if call.get("model_type") is None:
+            call["model_type"] = "privacy"
+        call["evaluators"], call["evaluator_config"] = [EVALUATOR], None
+    elif isinstance(call.get("evaluator_config"), Mapping):
+        # Live data and callables stay out of what other evaluators see.
+        call["evaluator_config"] = {k: v for k, v in call["evaluator_config"].items() if k != EVALUATOR}
+    if call.get("model_id") is None and target.model.model_id is not None:
+        call["model_id"] = target.model.model_id
+    model_id = call.get("model_id") or mlflow.get_active_model_id()
+    request = Request(
+        target=target,
+        options=options,
+        own_run=mlflow.active_run() is None,
+        mlflow_logs=model_id is not None,
+        seconds=time.perf_counter() - started,
+    )
+    token = REQUEST.set(request)
+    try:
+        result = original(**call)
+    finally:
+        REQUEST.reset(token)
+    return result

@@ -1,0 +1,57 @@
+"""An audit inside an MLflow run: reference runs below it, results into it and back onto the model version."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.models.evaluation.base import EvaluationResult
+
+from mlflow_privacy.audit import audit
+from mlflow_privacy.evaluators.call import Request
+from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
+from mlflow_privacy.store.results import evaluation_artifacts, publish
+
+
+@contextlib.contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that MLflow closes the run as failed instead of leaving it running for ever."""
+
+    def exit_now(signum: int, frame: Any) -> None:
+        raise SystemExit(128 + signum)
+
+    untouched = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if untouched:
+        signal.signal(signal.SIGTERM, exit_now)
+    try:
+        yield
+    finally:
+        if untouched:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
+    """Audits `request.target`, storing references as children of `run_id` and results in it."""
+    client = MlflowClient()
+    run = client.get_run(run_id)
+    sweep_dead_runs(client, [run.info.experiment_id])
+    client.set_tag(run_id, "privacy.role", "audit")
+    if request.own_run:
+        client.set_tag(run_id, "mlflow.runName", f"privacy audit of {request.target.model.label}")
+        client.set_tag(run_id, "privacy.process", process_tag())
+    with _terminate_as_exit(), ReferenceStore(client, run.info.experiment_id, run_id) as store:
+        result = audit(request.target, request.options, store, timings={"lineage": request.seconds})
+    paths = publish(
+        result,
+        run_id=run_id,
+        client=client,
+        log_metrics=not request.mlflow_logs,
+        write_back=request.options.write_back,
+    )
+    return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)

@@ -1,0 +1,87 @@
+"""What could make an audit wrong, and what it ran on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+
+from mlflow_privacy._version import __version__
+from mlflow_privacy.types import AuditResult, AuditTarget
+
+FEW_REFERENCES = 4
+_PACKAGES = ("mlflow", "numpy", "scipy", "scikit-learn", "torch", "transformers")
+
+
+def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
+    """Sentences for the report, worst first: each with its figure and what to do."""
+    out: list[str] = []
+    blind = result.blind
+    if blind is not None and blind.low > 0.5:
+        out.append(
+            f"Members and non-members differ without the model: a classifier that sees only the records separates them "
+            f"with AUC {blind}. Part of every figure here may be that difference and not what the model gives away. "
+            "Audit with a holdout drawn from the same distribution as the training data."
+        )
+    if target.recipe_problem:
+        out.append(
+            "No reference models could be trained, so this is the weaker audit, with the attacks that need none: "
+            f"{target.recipe_problem}"
+        )
+    elif result.references["n"] == 0:
+        out.append("No reference models were used: this is the weaker audit, with the attacks that need none.")
+    elif result.references["n"] < FEW_REFERENCES:
+        out.append(
+            f"Only {result.references['n']} reference models: the attacks are weaker than they can be. "
+            "Raise num_ref_models; what is trained already is kept."
+        )
+    out.extend(target.warnings)
+    out.extend(_fidelity_warnings(result))
+    fraction, share = result.references["fraction"], result.references["target_fraction"]
+    if result.references["n"] and abs(fraction - share) > 0.15:
+        out.append(
+            f"The target trained on {share:.0%} of the pool, each reference on {fraction:.0%}: references see another "
+            "amount of data than the target. Set reference_fraction nearer to it, or change the size of the holdout."
+        )
+    n_non = int((~result.membership).sum())
+    lost = [f"{fpr:g}" for fpr in result.options["fprs"] if 0 < fpr < 1 / n_non]
+    if lost:
+        out.append(
+            f"TPR at FPR {', '.join(lost)} cannot be resolved with {n_non} non-members: "
+            f"log a holdout of at least {round(1 / min(float(fpr) for fpr in lost))} records."
+        )
+    if result.population_is_nonmembers and result.references["n"]:
+        out.append("No population was logged: the non-members stand in for it. The ROC curves do not depend on it.")
+    return tuple(out)
+
+
+def _fidelity_warnings(result: AuditResult) -> list[str]:
+    """References that generalise clearly unlike the target were trained by another recipe than the target's."""
+    own, reference, spread = result.fidelity.target, result.fidelity.reference, result.fidelity.reference_std
+    out = []
+    for key, what in (("nonmember_accuracy", "on records they did not train on"), ("member_accuracy", "on their own")):
+        if key not in reference:
+            continue
+        gap = abs(own[key] - reference[key])
+        if gap > max(0.05, 3 * spread[key]):
+            out.append(
+                f"Reference models reach accuracy {reference[key]:.3f} {what}, the target {own[key]:.3f}: the recipe "
+                "may not be the target's. Check it, or log it with log_lineage(recipe=...)."
+            )
+    return out
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions and hardware, without names of machines or users."""
+    found = {"python": platform.python_version(), "mlflow_privacy": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found |= {"system": f"{platform.system()} {platform.machine()}", "cpus": str(os.cpu_count()), "device": device}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

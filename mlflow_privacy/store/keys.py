@@ -1,0 +1,43 @@
+"""The keys under which reference runs are found again; no MLflow here."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from mlflow_privacy.fingerprint import array_digest, digest
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceKey:
+    """What a reference run is found by.
+
+    Attributes:
+      fingerprint: SHA-256 of (recipe, pool digest, seed, fraction); the same for all references of one design.
+      index: which split of the design.
+      members_digest: SHA-256 of the membership row.
+      train_seed: seed of initialisation and minibatch order.
+    """
+
+    fingerprint: str
+    index: int
+    members_digest: str
+    train_seed: int
+
+    @property
+    def digest(self) -> str:
+        return digest(dataclasses.asdict(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredReference:
+    """A finished reference run."""
+
+    key: ReferenceKey
+    run_id: str
+
+
+def members_digest(members: np.ndarray) -> str:
+    """SHA-256 of a membership row (n,) bool."""
+    return array_digest(np.packbits(members))

@@ -1,0 +1,316 @@
+"""Reference runs: each reference model is an MLflow run with its membership row, weights and signals.
+
+Only a run that is FINISHED counts, and it is finished last, after all its artifacts are written: a process killed at
+any moment leaves nothing that a later audit would take for a reference. Weights go in as plain files through the
+client, because `log_model` costs seconds a model.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+
+from mlflow_privacy._version import __version__
+from mlflow_privacy.errors import StoreError
+from mlflow_privacy.store.keys import ReferenceKey, StoredReference
+from mlflow_privacy.types import ModelOutputs
+
+_logger = logging.getLogger(__name__)
+_PAGE = 1000
+
+
+def process_tag() -> str:
+    """Names this process so that nobody else is taken for it: host, pid, and start time where the system tells it."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_start_time(pid)}"
+
+
+def _start_time(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return "?"
+
+
+def _is_dead(tag: str) -> bool:
+    """Whether the process of a tag ran on this host and is gone."""
+    host, _, rest = tag.rpartition(":")[0].rpartition(":")
+    started = tag.rpartition(":")[2]
+    if host != socket.gethostname() or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return started != _start_time(int(rest))
+
+
+def sweep_dead_runs(client: MlflowClient, experiment_ids: Sequence[str]) -> list[str]:
+    """Closes as KILLED the audits that say RUNNING but whose process on this host is gone; returns their run ids."""
+    swept = []
+    query = "attributes.status = 'RUNNING' and tags.`privacy.process` LIKE '%:%'"
+    for run in client.search_runs(list(experiment_ids), query, max_results=100):
+        if _is_dead(run.data.tags["privacy.process"]):
+            client.set_terminated(run.info.run_id, status="KILLED")
+            swept.append(run.info.run_id)
+    if swept:
+        _logger.info("Closed %d audit run(s) whose process is gone: %s.", len(swept), ", ".join(swept))
+    return swept
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Silences MLflow's own artifact bar, one per file, which would drown ours."""
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _outputs_path(data_digest: str) -> str:
+    return f"signals/{data_digest[:32]}.npz"
+
+
+def write_outputs(outputs: ModelOutputs, data_digest: str, path: Path) -> None:
+    """Writes outputs as an NPZ without pickles, with the digest of the data they belong to."""
+    arrays = {
+        "signal": outputs.signal,
+        "loss": outputs.loss,
+        "link": np.array(outputs.link),
+        "data": np.array(data_digest),
+    }
+    if outputs.correct is not None:
+        arrays["correct"] = outputs.correct
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def read_outputs(path: Path, data_digest: str) -> ModelOutputs:
+    """Reads outputs back.
+
+    Raises:
+      StoreError: the file is not such an NPZ, or belongs to other data.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["data"]) != data_digest:
+                raise StoreError(f"{path.name} holds the signals of data {file['data']}, not of {data_digest}.")
+            correct = file["correct"] if "correct" in file.files else None
+            return ModelOutputs(file["signal"], correct, file["loss"], str(file["link"]))  # type: ignore[arg-type]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise StoreError(f"{path.name} is not a readable file of signals: {error}") from error
+
+
+class ReferenceStore:
+    """Reads and writes reference runs. Use as a context manager; not shared between threads.
+
+    All calls run on one thread of its own: while MLflow evaluates, the audited model is the calling thread's active
+    model, and any metric logged there, to any run, would attach to it.
+
+    Args:
+      client: of the tracking server.
+      experiment_id: where new reference runs go.
+      parent_run_id: the audit that trains them.
+    """
+
+    def __init__(self, client: MlflowClient, experiment_id: str, parent_run_id: str) -> None:
+        self._client, self._experiment_id, self._parent = client, experiment_id, parent_run_id
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="privacy-store")
+        self._scratch = tempfile.TemporaryDirectory(prefix="mlflow-privacy-")
+
+    def __enter__(self) -> ReferenceStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.shutdown(wait=True)
+        self._scratch.cleanup()
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._thread.submit(function, *args, **kwargs).result()
+
+    def find(self, fingerprint: str) -> dict[int, StoredReference]:
+        """Finished reference runs with this fingerprint in any experiment, by index; of doubles the oldest."""
+        return self._call(self._find, fingerprint)
+
+    def _find(self, fingerprint: str) -> dict[int, StoredReference]:
+        found: dict[int, StoredReference] = {}
+        experiments = []
+        token = None
+        while token != "":
+            page = self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
+            experiments += [experiment.experiment_id for experiment in page]
+            token = page.token or ""
+        query = f"tags.`privacy.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'"
+        token = None
+        while token != "":
+            page = self._client.search_runs(
+                experiments,
+                query,
+                order_by=["attributes.start_time ASC"],
+                max_results=_PAGE,
+                page_token=token,
+            )
+            for run in page:
+                reference = _from_tags(fingerprint, run.data.tags, run.info.run_id)
+                if reference is not None:
+                    found.setdefault(reference.key.index, reference)
+            token = page.token or ""
+        return found
+
+    def save(
+        self,
+        key: ReferenceKey,
+        members: np.ndarray,
+        *,
+        outputs: Mapping[str, ModelOutputs],
+        write_weights: Callable[[Path], bool],
+        metrics: Mapping[str, float],
+        recipe: Mapping[str, Any],
+        started: float,
+    ) -> StoredReference:
+        """Stores one trained reference and finishes its run.
+
+        Args:
+          members: (n,) bool, its membership row.
+          outputs: its outputs by data digest.
+          write_weights: writes plain files into a folder; False if the model has no safe form.
+          metrics: train and held-out metrics.
+          recipe: plain JSON values.
+          started: seconds since the epoch.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        weights = folder / "weights"
+        weights.mkdir()
+        has_weights = write_weights(weights)
+        if not has_weights:
+            weights.rmdir()
+        np.save(folder / "membership.npy", members, allow_pickle=False)
+        for data_digest, values in outputs.items():
+            write_outputs(values, data_digest, folder / _outputs_path(data_digest))
+        record = {
+            **dataclasses.asdict(key),
+            "n": len(members),
+            "n_members": int(members.sum()),
+            "recipe": recipe,
+        }
+        (folder / "reference.json").write_text(json.dumps(record, indent=1, sort_keys=True))
+        return self._call(self._save, key, folder, record, dict(metrics), has_weights, started)
+
+    def _save(
+        self,
+        key: ReferenceKey,
+        folder: Path,
+        record: Mapping[str, Any],
+        metrics: dict[str, float],
+        has_weights: bool,
+        started: float,
+    ) -> StoredReference:
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "privacy.role": "reference",
+            "privacy.fingerprint": key.fingerprint,
+            "privacy.reference_index": str(key.index),
+            "privacy.reference_key": key.digest,
+            "privacy.members_digest": key.members_digest,
+            "privacy.train_seed": str(key.train_seed),
+            "privacy.weights": str(has_weights).lower(),
+            "privacy.version": __version__,
+            "privacy.process": process_tag(),
+        }
+        run = self._client.create_run(
+            self._experiment_id,
+            start_time=int(started * 1000),
+            tags=tags,
+            run_name=f"reference {key.index:03d}",
+        )
+        run_id = run.info.run_id
+        self._client.log_artifacts(run_id, str(folder))
+        now = int(time.time() * 1000)
+        values = {"train_seconds": round(time.time() - started, 4), **metrics}
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(name, float(value), now, 0) for name, value in values.items()],
+            params=[
+                Param("reference_index", str(key.index)),
+                Param("train_seed", str(key.train_seed)),
+                Param("n_members", str(record["n_members"])),
+            ],
+            tags=[RunTag("privacy.complete", "true")],
+        )
+        self._client.set_terminated(run_id)
+        _remove(folder)
+        return StoredReference(key, run_id)
+
+    def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None:
+        """The reference's outputs on the data with this digest, None if it has none.
+
+        Raises:
+          StoreError: there is such a file but it is damaged.
+        """
+        path = self._call(self._download, reference.run_id, _outputs_path(data_digest))
+        return None if path is None else read_outputs(path, data_digest)
+
+    def weights(self, reference: StoredReference) -> Path | None:
+        """A folder with the reference's weights, None if it was stored without."""
+        return self._call(self._download, reference.run_id, "weights")
+
+    def _download(self, run_id: str, path: str) -> Path | None:
+        folder = tempfile.mkdtemp(dir=self._scratch.name)
+        parent = path.rpartition("/")[0] or None
+        try:
+            if path not in {entry.path for entry in self._client.list_artifacts(run_id, parent)}:
+                return None
+            with _no_progress_bar():
+                return Path(self._client.download_artifacts(run_id, path, folder))
+        except (OSError, MlflowException) as error:
+            raise StoreError(f"run {run_id} has {path}, but it cannot be downloaded: {error}") from error
+
+    def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
+        """Adds outputs on further data to a finished reference run."""
+        folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
+        write_outputs(outputs, data_digest, folder / _outputs_path(data_digest))
+        self._call(self._client.log_artifacts, reference.run_id, str(folder))
+        _remove(folder)
+
+
+def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> StoredReference | None:
+    """The stored reference that tags describe, None if they do not fit their own key."""
+    try:
+        key = ReferenceKey(
+            fingerprint,
+            int(tags["privacy.reference_index"]),
+            tags["privacy.members_digest"],
+            int(tags["privacy.train_seed"]),
+        )
+    except (KeyError, ValueError):
+        return None
+    return StoredReference(key, run_id) if tags.get("privacy.reference_key") == key.digest else None
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
