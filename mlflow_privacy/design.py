@@ -78,9 +78,9 @@ class Design:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
     def check_count(self, count: int) -> None:
-        """Raises `DesignError` if `count` references leave records without an IN or an OUT reference."""
-        if count % self.group:
+        """Raises `DesignError` if `count` references leave records without an IN or an OUT reference; 0 is allowed."""
+        if 0 < count < self.group:
             raise DesignError(
                 f"num_ref_models={count} leaves records without IN or OUT references at reference_fraction="
-                f"{self.fraction}: use a multiple of {self.group}, such as {math.ceil(count / self.group) * self.group}."
+                f"{self.fraction}: use {self.group} or more, or 0 for the attacks that need none."
             )

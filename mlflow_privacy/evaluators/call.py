@@ -1,4 +1,4 @@
-"""The literal call: what stands between `mlflow.evaluate(uri, evaluators=["privacy_meter"])` and MLflow's own checks."""
+"""The literal call: what stands between `evaluate(uri, evaluators=["privacy_meter"])` and MLflow's own checks."""
 
 from __future__ import annotations
 

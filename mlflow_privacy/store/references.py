@@ -16,6 +16,7 @@ import os
 import socket
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def read_outputs(path: Path, data_digest: str) -> ModelOutputs:
                 raise StoreError(f"{path.name} holds the signals of data {file['data']}, not of {data_digest}.")
             correct = file["correct"] if "correct" in file.files else None
             return ModelOutputs(file["signal"], correct, file["loss"], str(file["link"]))  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path.name} is not a readable file of signals: {error}") from error
 
 

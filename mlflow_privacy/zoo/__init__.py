@@ -1,1 +1,48 @@
+"""Named data sets and models: two registries that anybody can add to with one function.
 
+>>> from mlflow_privacy.zoo import dataset, model
+>>> @dataset("two-points")
+... def two_points():
+...     return [[0.0], [1.0]], [0, 1]
+>>> @model("line")
+... def line(input_shape, num_outputs, *, bias=True):
+...     import torch
+...     return torch.nn.Linear(input_shape[0], num_outputs, bias=bias)
+>>> len(load_dataset("two-points").records)
+2
+"""
+
+from mlflow_privacy.zoo import datasets as _datasets  # registers the built-in names
+from mlflow_privacy.zoo import models as _models
+from mlflow_privacy.zoo.data import DataSet, make_dataset
+from mlflow_privacy.zoo.registry import (
+    DATASETS,
+    MODELS,
+    ModelEntry,
+    build_model,
+    check_dataset,
+    check_model,
+    dataset,
+    find_estimator,
+    load_dataset,
+    model,
+    model_inputs,
+)
+
+__all__ = [
+    "DATASETS",
+    "MODELS",
+    "DataSet",
+    "ModelEntry",
+    "build_model",
+    "check_dataset",
+    "check_model",
+    "dataset",
+    "find_estimator",
+    "load_dataset",
+    "make_dataset",
+    "model",
+    "model_inputs",
+]
+
+del _datasets, _models

@@ -1,0 +1,77 @@
+"""All metrics of one attack's scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+from mlflow_privacy.metrics.delong import auc_of
+from mlflow_privacy.metrics.roc import roc_of, tally, tpr_of
+from mlflow_privacy.metrics.threshold import advantage, balanced_accuracy
+from mlflow_privacy.types import Estimate, Roc, Scores
+
+DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
+
+
+def fpr_key(fpr: float) -> str:
+    """Metric name of a TPR at `fpr`; never in scientific notation.
+
+    >>> fpr_key(0.1), fpr_key(0.00001), fpr_key(0.0)
+    ('tpr_at_fpr_0.1', 'tpr_at_fpr_0.00001', 'tpr_at_fpr_0')
+    """
+    return f"tpr_at_fpr_{np.format_float_positional(fpr, trim='-')}"
+
+
+def evaluate_scores(
+    scores: Scores,
+    membership: np.ndarray,
+    *,
+    fprs: Sequence[float] = DEFAULT_FPRS,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Roc, dict[str, Estimate]]:
+    """ROC and metrics of an attack, each with its interval.
+
+    Args:
+      scores: of the attack, over n records.
+      membership: (n,) bool.
+      fprs: false-positive rates in [0, 1] to give a TPR at.
+      confidence: of every interval.
+      seed: of the halves that balanced accuracy chooses its threshold on.
+
+    Returns: the `Roc`, its thresholds in the attack's own unit, and "auc", "tpr_at_fpr_…" for each of `fprs`,
+      "balanced_accuracy", "advantage".
+
+    Raises: DesignError: a score is NaN, shapes differ, or there are no members or no non-members.
+
+    Example:
+      >>> roc, metrics = evaluate_scores(Scores(np.arange(40.0)), np.arange(40) >= 20)
+      >>> list(metrics)
+      ['auc', 'tpr_at_fpr_0.1', 'tpr_at_fpr_0.01', 'tpr_at_fpr_0.001', 'tpr_at_fpr_0.0001', 'tpr_at_fpr_0',
+       'balanced_accuracy', 'advantage']
+      >>> metrics["tpr_at_fpr_0.1"].value, metrics["tpr_at_fpr_0.01"].resolvable
+      (1.0, False)
+    """
+    value, membership = np.asarray(scores.value, np.float64), np.asarray(membership, bool)
+    for name, array in (("value", value), ("tie", scores.tie)):
+        missing = 0 if array is None else int(np.isnan(np.asarray(array, np.float64)).sum())
+        if missing:
+            raise DesignError(f"Scores.{name} has {missing} NaN of {len(value)}; an attack must rank every record.")
+    ranks = scores.rank()
+    t = tally(ranks, membership)
+    roc = roc_of(t, confidence)
+    own_unit = np.empty(len(t.values))
+    own_unit[np.searchsorted(t.values, ranks)] = value
+    threshold = roc.threshold.copy()
+    threshold[1:] = own_unit[np.searchsorted(t.values, roc.threshold[1:])]
+    balanced = balanced_accuracy(ranks, membership, rng=np.random.default_rng(seed), confidence=confidence)
+    metrics = {
+        "auc": auc_of(t, confidence),
+        **{fpr_key(fpr): tpr_of(t, fpr, confidence) for fpr in fprs},
+        "balanced_accuracy": balanced,
+        "advantage": advantage(balanced),
+    }
+    return dataclasses.replace(roc, threshold=threshold), metrics

@@ -1,0 +1,95 @@
+"""Reference models by the caller's own function, for any framework."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.canonical import canonical
+from mlflow_privacy.trainers.seeding import seeded
+from mlflow_privacy.types import Recipe, Records
+
+
+def callable_recipe(
+    train_fn: Callable[[Any, np.ndarray, int], Any], settings: Mapping[str, Any], *, source: str = ""
+) -> Recipe:
+    """The recipe of a function `train_fn(x, y, seed) -> model`.
+
+    Its fingerprint covers the function's source, defaults, closure, the globals of its own project that it uses, and
+    `settings`: put there what the code does not tell, such as the version of a base checkpoint.
+
+    Raises:
+      RecipeError: `train_fn` cannot be called with (x, y, seed), or `settings` are not plain values.
+
+    Example:
+      >>> callable_recipe(lambda x, y, seed: None, {"version": 2}).spec["settings"]
+      {'version': 2}
+    """
+    faults = []
+    try:
+        inspect.signature(train_fn).bind("x", "y", 0)
+    except TypeError as error:
+        faults.append(
+            f"train_fn must be a function train_fn(x, y, seed) -> model, got {train_fn!r}: {error}. "
+            "Wrap it: lambda x, y, seed: ..."
+        )
+    except ValueError:  # a built-in without a signature: the call itself will tell
+        pass
+    try:
+        json.dumps(dict(settings))
+    except TypeError as error:
+        faults.append(f"The settings of a train_fn must be plain JSON values: {error}.")
+    if faults:
+        raise RecipeError(" ".join(faults))
+    return Recipe("callable", {"train_fn": canonical(train_fn), "settings": dict(settings)}, train_fn, source)
+
+
+class CallableTrainer:
+    """Calls the recipe's function once per reference, with the global generators seeded as well."""
+
+    def train(
+        self,
+        recipe: Recipe,
+        data: Records,
+        members: np.ndarray,
+        seeds: Sequence[int],
+        *,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[Any]:
+        """Yields `train_fn(x, y, seed)` on each row's members. `device` is the function's own business."""
+        if recipe.template is None:
+            raise RecipeError("The recipe's train_fn is not at hand: pass it again, functions are never stored.")
+        members = np.asarray(members, bool)
+        for i, (row, seed) in enumerate(zip(members, seeds, strict=True)):
+            part = data.take(np.flatnonzero(row))
+            with seeded(int(seed)):
+                model = recipe.template(part.x, part.y, int(seed))
+            if model is None:
+                raise RecipeError("train_fn returned None; it must return the trained model.")
+            yield model
+            if progress is not None:
+                progress(i + 1, len(members))
+
+    def save(self, recipe: Recipe, model: Any, folder: Path) -> bool:
+        """Writes scikit-learn estimators; nothing else can be loaded again without running the caller's code."""
+        if not type(model).__module__.startswith("sklearn."):
+            return False
+        from mlflow_privacy.trainers.persistence import save_estimator
+
+        return save_estimator(model, folder)
+
+    def load(self, recipe: Recipe, folder: Path) -> Any:
+        """Reads an estimator that `save` wrote."""
+        from mlflow_privacy.trainers.persistence import FILE, load_estimator
+
+        if not (Path(folder) / FILE).is_file():
+            raise StoreError(f"{folder} holds no {FILE}; this reference model must be trained again.")
+        return load_estimator(folder)
