@@ -137,7 +137,7 @@ def test_a_repeated_audit_does_no_inference_for_references(registered, tracking,
     first = mlflow_privacy.evaluate("models:/tree/1", **OPTIONS)
     calls = []
     original = pipeline.model_outputs
-    monkeypatch.setattr(pipeline, "model_outputs", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
+    monkeypatch.setattr(pipeline, "model_outputs", lambda *a, **kw: calls.append(1) or original(*a, **kw))
     second = mlflow_privacy.evaluate("models:/tree/1", **OPTIONS)
     assert len(calls) == 1  # the target's own
     assert second.metrics == first.metrics
@@ -168,7 +168,8 @@ def test_two_audits_at_once_do_not_spoil_each_other(straight, tracking):
     metrics, _ = straight
     uri = mlflow.get_tracking_uri()
     code = (
-        "import sys, mlflow, mlflow_privacy; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment('test');"
+        "import sys, mlflow, mlflow_privacy\n"
+        "mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment('test')\n"
         "print(sorted(mlflow_privacy.evaluate('models:/tree/1', num_ref_models=4, blind_baseline=False).metrics.items()))"
     )
     outputs = []
