@@ -102,7 +102,7 @@ class AuditSection(_Section):
         "non-members stand in.",
     )
     batch_size: Int = Field(1024, ge=1, description="Batch of inference; it changes the speed alone.")
-    device: Device = Field("auto", description="Device of inference: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    device: Device = Field("auto", description="Device of references and inference: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     fprs: list[Fpr] = Field(list(DEFAULT_FPRS), min_length=1, description="False-positive rates of TPR@FPR.")
     confidence: Float = Field(0.95, gt=0.5, lt=1, description="Of every interval.")
     blind_baseline: bool = Field(
@@ -122,15 +122,36 @@ class TrainSection(_Section):
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the model: `hidden`, `dropout`, …, or the estimator's parameters."
     )
-    device: Device = Field("auto", description="Device of training: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    optimizer: str = Field("SGD", description="`SGD`, `Adam` or `AdamW`.")
+    device: Device = Field(
+        "auto", description="Device of the target's training; its references train on `audit.device`."
+    )
+    optimizer: str = Field("SGD", min_length=1, description="A name of `torch.optim`: `SGD`, `Adam`, `AdamW`, …")
     learning_rate: Float = Field(0.1, gt=0, description="Peak learning rate.")
     weight_decay: Float = Field(0.0, ge=0, description="Of the optimizer.")
-    momentum: Float = Field(0.9, ge=0, lt=1, description="Of SGD; other optimizers have their own.")
+    momentum: Float | None = Field(None, ge=0, lt=1, description="Of SGD and RMSprop. Default: 0.9 for SGD.")
+    nesterov: bool | None = Field(None, description="Nesterov momentum of SGD.")
+    betas: list[Float] | None = Field(None, min_length=2, max_length=2, description="Of Adam and its kin.")
+    eps: Float | None = Field(None, gt=0, description="Of Adam and its kin.")
     epochs: Int = Field(50, ge=1, description="Passes over the training records.")
     batch_size: Int = Field(64, ge=1, description="Records a step.")
-    schedule: str = Field("constant", description="Learning rate over time.")
-    loss: str = Field("auto", description="`auto`: cross-entropy for classes, squared error for a regression.")
+    schedule: str | dict[str, Any] = Field(
+        "constant",
+        description="Learning rate over time: `constant`, `cosine`, `linear`, `onecycle`, or a mapping such as "
+        "`{name: step, step_size: 30, gamma: 0.1}`.",
+    )
+    warmup_epochs: Float | None = Field(None, ge=0, description="Linear rise to the peak before the schedule.")
+    loss: str | None = Field(
+        None,
+        min_length=1,
+        description="`cross_entropy` (default for classes), `mse` (default for a regression), `bce_with_logits`, `nll`, "
+        "`l1`, `huber`, …",
+    )
+    label_smoothing: Float | None = Field(None, ge=0, lt=1, description="Of the cross-entropy.")
+    augmentation: str | dict[str, Any] | list[Any] | None = Field(
+        None, description="Of images: `{crop: 4, flip: 0.5, cutout: 8}`, or a part of it."
+    )
+    grad_clip: Float | None = Field(None, gt=0, description="Largest norm of the gradient.")
+    drop_last: bool | None = Field(None, description="Leave out the last, smaller batch of an epoch.")
     variants: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
         description="Targets trained side by side, one version each: a name and the keys of `train` that differ. "
@@ -171,6 +192,22 @@ class DataSection(_Section):
     train_fraction: Float = Field(
         0.5, gt=0, lt=1, description="Share of the pool that the target trains on; the rest are its non-members."
     )
+
+
+# Keys of `train` that are a torch model's recipe; a scikit-learn estimator has its own in `model_options`.
+TORCH_KEYS = tuple(
+    key
+    for key in TrainSection.model_fields
+    if key not in ("model_name", "model_options", "device", "variants")
+)
+
+
+def training_settings(train: TrainSection) -> dict[str, Any]:
+    """The recipe of a torch model as its trainer takes it: `TORCH_KEYS` that are set, and SGD's usual momentum."""
+    settings = {key: getattr(train, key) for key in TORCH_KEYS if getattr(train, key) is not None}
+    if train.optimizer.lower() == "sgd":
+        settings.setdefault("momentum", 0.9)
+    return settings
 
 
 def variant_keys(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

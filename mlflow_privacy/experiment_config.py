@@ -11,15 +11,20 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mlflow_privacy.config_sections import SECTIONS, ExperimentConfig, TrainSection, variant_keys
+from mlflow_privacy.config_sections import (
+    SECTIONS,
+    TORCH_KEYS,
+    ExperimentConfig,
+    TrainSection,
+    training_settings,
+    variant_keys,
+)
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.yaml_text import apply_overrides, parse_yaml
 
 __all__ = ["ExperimentConfig", "apply_overrides", "load_config", "parse_config"]
 
 _logger = logging.getLogger(__name__)
-# Keys of `train` that scikit-learn estimators know nothing of; theirs are in `model_options`.
-TORCH_KEYS = ("optimizer", "learning_rate", "weight_decay", "momentum", "epochs", "batch_size", "schedule", "loss")
 _TYPES = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -134,7 +139,7 @@ def _faults(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[str]:
             lines.append(f"missing {path}{about}" if len(loc) > 1 else f"missing section {path}.")
         elif kind == "literal_error":
             allowed = [w.strip(" '") for w in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
-            lines.append(f"{path} must be one of {', '.join(allowed)}, got {_short(value)}{_near(value, allowed)}.")
+            lines.append(f"{path} must be one of {', '.join(allowed)}, got {_short(value)}{_near(value, allowed)}")
         elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
             lines.append(f"{path} must be {_range(loc)}, got {_short(value)}.")
         elif kind == "value_error":
@@ -149,7 +154,7 @@ def _faults(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[str]:
 def _near(value: Any, allowed: Iterable[str]) -> str:
     lower = {word.lower(): word for word in allowed}
     near = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.5)
-    return f", did you mean {lower[near[0]]}?".rstrip("?") if near else ""
+    return f", did you mean {lower[near[0]]}?" if near else "."
 
 
 def _section(loc: Sequence[Any]) -> tuple[str, type[BaseModel]] | None:
@@ -233,7 +238,7 @@ def _name_faults(values: Mapping[str, Any]) -> list[str]:
     data, train, audit = section("data"), section("train"), section("audit")
     faults = _attack_faults(audit)
     if isinstance(data.get("dataset"), str) and data["dataset"]:
-        faults += [f"data.dataset: {fault}." for fault in zoo.check_dataset(data["dataset"])]
+        faults += [f"data.dataset: {fault}" for fault in zoo.check_dataset(data["dataset"])]
         if data["dataset"].lower().endswith((".csv", ".tsv", ".parquet")) and data.get("targets") is None:
             faults.append(f"missing data.targets: the label column of {data['dataset']}.")
     task = data.get("task") if data.get("task") in ("classification", "regression") else None
@@ -244,20 +249,41 @@ def _name_faults(values: Mapping[str, Any]) -> list[str]:
         if not isinstance(own, Mapping):
             continue
         keys = variant_keys(base, own)
-        path = "train" if name is None or not {"model_name", "model_options"} & set(own) else f"train.variants.{name}"
+        path = f"train.variants.{name}" if {"model_name", "model_options"} & set(own) else "train"
         model, options = keys["model_name"], keys.get("model_options") or {}
         if not isinstance(model, str) or not isinstance(options, Mapping):
             continue  # already a fault of the section
-        for fault in zoo.check_model(model, options, task=task):
-            faults.append(f"{path}: {fault.rstrip('.?')}{'?' if fault.endswith('?') else '.'}")
+        faults += zoo.check_model(model, options, task=task, path=path)
         is_torch = model in zoo.MODELS
         torch_used |= is_torch
-        if not is_torch and zoo.find_estimator(model) is not None:
+        if is_torch:
+            faults += _recipe_faults(keys, own, name, task)
+        elif zoo.find_estimator(model) is not None:
             idle = [f"train.variants.{name}.{key}" for key in TORCH_KEYS if key in own]
             faults += [_idle(key, model) for key in idle]
     if not torch_used and not variants and zoo.find_estimator(str(base["model_name"])) is not None:
         faults += [_idle(f"train.{key}", base["model_name"]) for key in TORCH_KEYS if key in train]
     return faults
+
+
+def _recipe_faults(keys: Mapping[str, Any], own: Mapping[str, Any], variant: str | None, task: Any) -> list[str]:
+    """What the trainer finds wrong with a torch recipe whose single values are right."""
+    from mlflow_privacy.trainers.settings import read_settings
+
+    valid = dict(keys)
+    try:
+        section = TrainSection.model_validate(valid)
+    except ValidationError as error:  # already faults of the section: look at the other keys
+        for fault in error.errors():
+            valid.pop(str(fault["loc"][0]), None)
+        section = TrainSection.model_validate(valid)
+    settings = training_settings(section)
+    tasks = [task] if task else ["classification", "regression"]
+    lines = []
+    for fault in min((read_settings(settings, task=each)[1] for each in tasks), key=len):
+        key = fault.replace("'", "").split(" ", 1)[0]
+        lines.append(f"train.variants.{variant}.{fault}" if key in own else f"train.{fault}")
+    return lines
 
 
 def _idle(path: str, model: str) -> str:

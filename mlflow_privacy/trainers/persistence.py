@@ -11,6 +11,7 @@ from mlflow_privacy.errors import StoreError, UnsafeError
 
 _logger = logging.getLogger(__name__)
 FILE = "model.skops"
+_DAMAGED = (OSError, zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError)
 
 # Plain Python classes of scikit-learn itself, which skops knows but does not trust by default. Restoring them sets
 # attributes and runs nothing. Trees are left out: their nodes are read by C code that does not check them.
@@ -31,7 +32,7 @@ def save_estimator(model: Any, folder: Path) -> bool:
     try:
         content = skops.io.dumps(model)
         untrusted = set(skops.io.get_untrusted_types(data=content)) - TRUSTED
-    except Exception as error:  # noqa: BLE001  skops has no error of its own: whatever it cannot write is not written
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
         _logger.debug("skops cannot write a %s: %s", type(model).__name__, error)
         return False
     if untrusted:
@@ -53,7 +54,7 @@ def load_estimator(folder: Path) -> Any:
     path = Path(folder) / FILE
     try:
         untrusted = set(skops.io.get_untrusted_types(file=path)) - TRUSTED
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except _DAMAGED as error:
         raise StoreError(f"{path.name} is not a readable skops file: {error}") from error
     if untrusted:
         raise UnsafeError(
@@ -62,5 +63,5 @@ def load_estimator(folder: Path) -> Any:
         )
     try:
         return skops.io.load(path, trusted=sorted(TRUSTED))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except _DAMAGED as error:
         raise StoreError(f"{path.name} is not a readable skops file: {error}") from error

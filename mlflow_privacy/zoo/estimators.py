@@ -10,14 +10,13 @@ from typing import Any
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.types import Task
-from mlflow_privacy.zoo.registry import nearest
+from mlflow_privacy.zoo.registry import nearest, sentence
 
 # `sklearn.utils.all_estimators` imports all of scikit-learn with its tests, which takes 5 s.
 _MODULES = (
     "ensemble linear_model neural_network svm tree neighbors naive_bayes discriminant_analysis gaussian_process "
     "calibration dummy kernel_ridge isotonic cross_decomposition semi_supervised multiclass multioutput"
 ).split()
-_KINDS = {"classification": "classifier", "regression": "regressor"}
 
 
 def _is_predictor(value: Any) -> bool:
@@ -59,42 +58,46 @@ def estimator_names() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def check_estimator(name: str, options: Mapping[str, Any], *, task: Task | None) -> list[str]:
-    """Faults of an estimator's parameters and of its kind, all at once.
+def check_estimator(
+    name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train"
+) -> list[str]:
+    """Faults of an estimator's parameters and of its kind, one sentence each.
 
     Args:
       name: of the class.
       options: its parameters.
       task: "classification" needs a classifier, "regression" a regressor; None checks neither.
+      path: of the config section, for the messages.
     """
-    from sklearn.base import is_classifier
+    from sklearn.base import ClassifierMixin, RegressorMixin
     from sklearn.utils._param_validation import InvalidParameterError
 
     cls = find_estimator(name)
     if cls is None:
-        return [f"unknown model {name!r}{nearest(name, estimator_names())}"]
+        return [sentence(f"{path}.model_name: unknown model {name!r}{nearest(name, estimator_names())}")]
     parameters = inspect.signature(cls.__init__).parameters
     valid = [p for p in parameters if p != "self" and parameters[p].kind is not inspect.Parameter.VAR_POSITIONAL]
     faults = [
-        f"unknown key model_options.{key} of {name}{nearest(key, valid)}" for key in options if key not in valid
+        sentence(f"unknown key {path}.model_options.{key} of {name}{nearest(key, valid)}")
+        for key in options
+        if key not in valid
     ]
     required = [p for p in valid if parameters[p].default is inspect.Parameter.empty]
     if required:
         return [
             *faults,
-            f"{name} needs another estimator as {', '.join(required)}, which a config file cannot give. Register a "
-            "builder in Python, or use a plain estimator.",
+            f"{path}.model_name: {name} needs another estimator as {', '.join(required)}, which a config file cannot "
+            "give. Use a plain estimator.",
         ]
-    estimator = cls(**{key: value for key, value in options.items() if key in valid})
+    estimator: Any = cls(**{key: value for key, value in options.items() if key in valid})
     if hasattr(estimator, "_validate_params"):
         try:
             estimator._validate_params()
         except InvalidParameterError as error:
-            faults.append(f"model_options of {name}: {error}")
-    if task is not None:
-        kind = "classifier" if is_classifier(estimator) else "regressor"
-        if kind != _KINDS[task]:
-            faults.append(f"{name} is a {kind}, but the data set is a {task}")
+            faults.append(f"{path}.model_options: {error}")
+    mixin = {"classification": ClassifierMixin, "regression": RegressorMixin}
+    if task is not None and not issubclass(cls, mixin[task]):
+        faults.append(f"{path}.model_name: {name} cannot learn a {task}, which the data set is.")
     return faults
 
 

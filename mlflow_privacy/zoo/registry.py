@@ -55,6 +55,11 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; valid are {', '.join(words)}" if 0 < len(words) <= 20 else ""
 
 
+def sentence(text: str) -> str:
+    """The text with a full stop, unless it ends in a question mark."""
+    return text if text.endswith("?") else f"{text}."
+
+
 def dataset(name: str) -> Callable[[F], F]:
     """Registers a loader under a name that `data.dataset` may use.
 
@@ -92,7 +97,7 @@ def model(name: str, *, inputs: Inputs = "any") -> Callable[[F], F]:
     ...     import torch
     ...     return torch.nn.Linear(input_shape[0], num_outputs, bias=bias)
     >>> check_model("linear", {"bais": False}, task="classification")
-    ["unknown key model_options.bais of model 'linear', did you mean 'bias'?"]
+    ["unknown key train.model_options.bais of 'linear', did you mean 'bias'?"]
     """
 
     def register(build: F) -> F:
@@ -114,7 +119,9 @@ def check_dataset(name: str) -> list[str]:
         return []
     from mlflow_privacy.zoo.tables import SUFFIXES
 
-    return [f"unknown data set {name!r}{nearest(name, DATASETS)} (a file must end in {', '.join(SUFFIXES)})"]
+    return [
+        f"unknown data set {name!r}{sentence(nearest(name, DATASETS))} A file must end in {', '.join(SUFFIXES)}."
+    ]
 
 
 def load_dataset(
@@ -157,30 +164,33 @@ def load_dataset(
     raise ConfigError(f"the loader of data set {name!r} must return a DataSet or (x, y), got {type(result).__name__}.")
 
 
-def check_model(name: str, options: Mapping[str, Any], *, task: Task | None) -> list[str]:
-    """Faults of a model's name and options, [] if it can be built.
+def check_model(
+    name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train"
+) -> list[str]:
+    """Faults of a model's name and options, one sentence each; [] if it can be built.
 
     Args:
       name: registered name or scikit-learn estimator class.
       options: keywords of the builder, or parameters of the estimator.
-      task: None if it is not known before the data is loaded: then only names are checked.
+      task: None if it is not known before the data is loaded: then it is not checked.
+      path: of the config section, for the messages.
     """
     if name in MODELS:
         entry = MODELS[name]
-        takes_any = any(
-            p.kind is p.VAR_KEYWORD for p in inspect.signature(entry.build).parameters.values()
-        )
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(entry.build).parameters.values())
         unknown = [] if takes_any else [key for key in options if key not in entry.options]
         return [
-            f"unknown key model_options.{key} of model {name!r}{nearest(key, entry.options)}" for key in unknown
+            sentence(f"unknown key {path}.model_options.{key} of {name!r}{nearest(key, entry.options)}")
+            for key in unknown
         ]
     from mlflow_privacy.zoo.estimators import check_estimator, estimator_names
 
     if find_estimator(name) is not None:
-        return check_estimator(name, options, task=task)
-
+        return check_estimator(name, options, task=task, path=path)
     hint, names = nearest(name, [*MODELS, *estimator_names()]), ", ".join(sorted(MODELS))
-    return [f"unknown model {name!r}{hint or f'; valid are {names} and scikit-learn classes'}"]
+    return [
+        sentence(f"{path}.model_name: unknown model {name!r}{hint or f'; valid are {names} and scikit-learn classes'}")
+    ]
 
 
 def find_estimator(name: str) -> type | None:

@@ -1,0 +1,31 @@
+"""From a model URI to members, non-members, population and recipe. One of the rooms that read MLflow.
+
+model.py      URI → AuditedModel
+tables.py     data of any safe form → Table (features and labels, or one frame)
+sources.py    an MLflow dataset → Table, verified against its digest
+manifest.py   what `log_lineage` wrote: `privacy/lineage/lineage.json`
+pool.py       Tables → Records → pool without duplicates
+resolve.py    all of it → AuditTarget
+log.py        `log_lineage`, for the training run
+"""
+
+import importlib
+
+_LAZY = {
+    "load_pool_frame": "mlflow_privacy.lineage.pool",
+    "log_lineage": "mlflow_privacy.lineage.log",
+    "resolve_model": "mlflow_privacy.lineage.model",
+    "resolve_target": "mlflow_privacy.lineage.resolve",
+}
+
+__all__ = ["load_pool_frame", "log_lineage", "resolve_model", "resolve_target"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

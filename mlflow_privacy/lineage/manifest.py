@@ -1,0 +1,130 @@
+"""`privacy/lineage/lineage.json`: what `log_lineage` wrote on a run, and `resolve_target` reads first."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import LineageError
+
+FOLDER = "privacy/lineage"
+FILE = "lineage.json"
+FORMAT = 1
+ROLES = ("train", "holdout", "population")
+SPLIT = "split"  # the entry of a mask over a data set that MLflow itself recorded
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One data set of a manifest.
+
+    Attributes:
+      role: "train" | "holdout" | "population" | "split".
+      n: rows of the whole data set.
+      sha256: `table_digest` of the whole data set, None if it is not known.
+      file: data file beside the manifest.
+      uri: where the data lies, if it was not copied.
+      rows: file beside the manifest with the row indices per role, if not the whole data set belongs to `role`.
+      targets: label column.
+      name: of the MLflow dataset input that was logged with it.
+    """
+
+    role: str
+    n: int | None = None
+    sha256: str | None = None
+    file: str | None = None
+    uri: str | None = None
+    rows: str | None = None
+    targets: str | None = None
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What was logged; `folder` is where, as an artifact path of the run."""
+
+    entries: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+    folder: str = FOLDER
+
+    def to_json(self) -> str:
+        entries = [
+            {k: v for k, v in dataclasses.asdict(entry).items() if v is not None} for entry in self.entries.values()
+        ]
+        return json.dumps(
+            {"format": FORMAT, "datasets": entries, "recipe": self.recipe, "row_id_base": 0}, indent=2, sort_keys=True
+        )
+
+    @staticmethod
+    def from_json(text: str, folder: str, where: str) -> Manifest:
+        """Reads and checks a manifest.
+
+        Raises:
+          LineageError: it is not of this format, or names a file outside its folder.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise LineageError(
+                    f"{where} has format {data['format']!r}, this version reads {FORMAT}: upgrade mlflow-privacy."
+                )
+            known = {field.name for field in dataclasses.fields(Entry)}
+            entries = [Entry(**{k: v for k, v in item.items() if k in known}) for item in data["datasets"]]
+            recipe = data.get("recipe")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error
+        for entry in entries:
+            for name in (entry.file, entry.rows):
+                if name is not None and PurePosixPath(name).name != name:
+                    raise LineageError(f"{where} names a file outside its folder, {name!r}: log the lineage again.")
+        return Manifest({entry.role: entry for entry in entries}, recipe, folder)
+
+
+def manifest_folder(model_id: str | None) -> str:
+    """Artifact path of a manifest: of the run, or of one logged model of the run."""
+    return f"{FOLDER}/{model_id}" if model_id else FOLDER
+
+
+def read_manifest(client: Any, run_id: str | None, model_id: str | None) -> Manifest | None:
+    """The manifest of a logged model, else of its run, else None."""
+    if run_id is None:
+        return None
+    for folder in dict.fromkeys((manifest_folder(model_id), FOLDER)):
+        path = f"{folder}/{FILE}"
+        if not any(item.path == path for item in client.list_artifacts(run_id, folder)):
+            continue
+        with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
+            text = Path(client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
+        return Manifest.from_json(text, folder, f"{path} of run {run_id}")
+    return None
+
+
+def write_manifest(client: Any, run_id: str, manifest: Manifest) -> None:
+    """Writes the manifest over an earlier one."""
+    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
+        path = Path(local) / FILE
+        path.write_text(manifest.to_json(), encoding="utf-8")
+        client.log_artifact(run_id, str(path), manifest.folder)
+
+
+def read_rows(path: Path, n: int) -> dict[str, np.ndarray]:
+    """Row indices per role, checked against the number of rows.
+
+    Raises:
+      LineageError: an index lies outside the data set.
+    """
+    with np.load(path, allow_pickle=False) as data:
+        rows = {role: data[role].astype(np.int64) for role in data.files if role in ROLES}
+    for role, index in rows.items():
+        if len(index) and not 0 <= index.min() <= index.max() < n:
+            raise LineageError(
+                f"the logged {role} row indices reach {index.max()}, but the data has {n} rows: it is not the data whose "
+                "rows were logged"
+            )
+    return rows

@@ -1,0 +1,215 @@
+"""Records as tensors, and the device they live on."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlflow_privacy.errors import ConfigError, PrivacyAuditError, RecipeError
+from mlflow_privacy.types import Records
+
+_logger = logging.getLogger(__name__)
+_RESIDENT_SHARE = 0.5  # of the free device memory that features may take; the rest is for the model
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """The torch device of a name; a GPU that is not there becomes the CPU, with a warning.
+
+    Raises:
+      ConfigError: there is no such device name.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f'device must be "auto", "cpu", "cuda" or "cuda:N", got {device!r}.') from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        _logger.warning("device=%r was asked for, but there is no such GPU: using the CPU.", device)
+        return torch.device("cpu")
+    return found
+
+
+def _first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The first submodule with parameters of its own, in the order of registration."""
+    return next((sub for sub in module.modules() if any(True for _ in sub.parameters(recurse=False))), None)
+
+
+def input_dtype(module: torch.nn.Module) -> torch.dtype:
+    """What the module expects: long if it begins with an embedding, else the type of its first float parameter."""
+    if isinstance(_first_layer(module), (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+        return torch.long
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+
+def features(
+    x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = RecipeError
+) -> torch.Tensor:
+    """(n, ...) features as a tensor on the CPU, without a copy where possible.
+
+    `uint8` stays `uint8`, a quarter of the memory and several times faster to pick minibatches from: `to_batch` casts
+    it. Everything else takes `dtype`.
+
+    Raises:
+      RecipeError (or `error`): columns are not numeric.
+
+    >>> features(np.array([[1.0, 2.0]]), torch.float32).dtype
+    torch.float32
+    """
+    if isinstance(x, torch.Tensor):
+        array_tensor = x.detach().cpu()
+        return array_tensor if array_tensor.dtype == torch.uint8 else array_tensor.to(dtype)
+    if hasattr(x, "iloc"):
+        foreign = [str(name) for name, kind in x.dtypes.items() if getattr(kind, "kind", "O") not in "biuf"]
+        if foreign:
+            raise error(
+                f"A PyTorch module takes numbers only, but these columns are not numeric: {', '.join(foreign)}. Encode "
+                "them as the training of the model did, or pass train_fn."
+            )
+        x = x.to_numpy(dtype=np.int64 if dtype == torch.long else np.float64)
+    array = np.asarray(x)
+    if array.dtype.kind not in "biuf":
+        raise error(f"A PyTorch module takes numbers only, got features of dtype {array.dtype} and shape {array.shape}.")
+    if array.dtype == np.float64 and dtype == torch.float32:
+        array = array.astype(np.float32)
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    array = np.ascontiguousarray(array)
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor if tensor.dtype == torch.uint8 else tensor.to(dtype)
+
+
+class Feeder:
+    """Minibatches of features on a device: resident there if they fit, else sent from pinned memory.
+
+    Args:
+      tensor: (n, ...) on the CPU.
+      dtype: what a batch is cast to.
+    """
+
+    def __init__(self, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
+        self._dtype, self._device = dtype, device
+        self._resident = device.type == "cpu" or _fits(tensor, device)
+        if self._resident:
+            self._tensor = tensor.to(device)
+        else:
+            _logger.info("The features do not fit on %s; batches are sent from the CPU.", device)
+            self._tensor = tensor.pin_memory()
+
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """The records at `index` (b,), in their stored type, on the device."""
+        if self._resident:
+            return self._tensor.index_select(0, index.to(self._device))
+        return self._tensor.index_select(0, index.cpu()).to(self._device, non_blocking=True)
+
+    def slice(self, start: int, stop: int) -> torch.Tensor:
+        """Records start to stop, cast."""
+        return self.cast(self._tensor[start:stop].to(self._device, non_blocking=True))
+
+    def cast(self, batch: torch.Tensor) -> torch.Tensor:
+        """The batch as the module takes it."""
+        return batch if batch.dtype == self._dtype else batch.to(self._dtype)
+
+
+def _fits(tensor: torch.Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return tensor.numel() * tensor.element_size() < _RESIDENT_SHARE * free
+
+
+def label_indices(
+    y: np.ndarray, classes: np.ndarray, n_outputs: int, *, error: type[PrivacyAuditError] = RecipeError
+) -> np.ndarray:
+    """(n,) column of a module's outputs that each label means.
+
+    Whole numbers that index the outputs stay as they are; other labels (names, or numbers outside
+    0..n_outputs - 1) take their place among the sorted classes of the pool.
+
+    Args:
+      y: (n,) labels.
+      classes: sorted labels of the pool; they decide, not the records at hand.
+      n_outputs: how many classes the module knows.
+
+    Raises:
+      RecipeError (or `error`): labels cannot be matched to outputs.
+
+    >>> label_indices(np.array(["b", "a"]), np.array(["a", "b"]), 2).tolist()
+    [1, 0]
+    """
+    y, classes = np.asarray(y), np.asarray(classes)
+    whole = _whole(classes)
+    if whole is not None and len(whole) and whole.min() >= 0 and whole.max() < n_outputs:
+        index = _whole(y)
+        if index is None or (len(index) and not (0 <= index.min() and index.max() < n_outputs)):
+            raise error(f"Labels must be whole numbers from 0 to {n_outputs - 1}, got {_some(y)}.")
+        return index
+    if len(classes) != n_outputs:
+        raise error(
+            f"The pool has {len(classes)} classes ({_some(classes)}) but the model has {n_outputs} outputs, so that labels "
+            f"cannot be matched to outputs. Give labels as whole numbers from 0 to {n_outputs - 1} that index the outputs."
+        )
+    index = np.searchsorted(classes, y)
+    unknown = classes[np.minimum(index, len(classes) - 1)] != y
+    if unknown.any():
+        raise error(f"{int(unknown.sum())} records have labels that are none of the pool's classes: {_some(y[unknown])}.")
+    return index
+
+
+def _whole(values: np.ndarray) -> np.ndarray | None:
+    """The values as int64 if they are all whole numbers, else None."""
+    if values.dtype.hasobject:
+        kinds = {type(value) for value in values.tolist()}
+        if not kinds or not all(issubclass(kind, (bool, int, np.integer, np.bool_)) for kind in kinds):
+            return None
+        return values.astype(np.int64)
+    if values.dtype.kind in "biu":
+        return values.astype(np.int64)
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all():
+        return values.astype(np.int64)
+    return None
+
+
+def _some(values: np.ndarray) -> str:
+    """The first few distinct values, in words."""
+    distinct = list(dict.fromkeys(np.asarray(values).ravel().tolist()))
+    return ", ".join(map(repr, distinct[:5])) + (", ..." if len(distinct) > 5 else "")
+
+
+def regression_targets(
+    records: Records, dtype: torch.dtype, *, error: type[PrivacyAuditError] = RecipeError
+) -> torch.Tensor:
+    """(n, k) targets as floats."""
+    y = np.asarray(records.y)
+    if y.dtype.kind not in "biuf":
+        raise error(f"Regression targets must be numbers, got dtype {y.dtype} with {_some(y)}.")
+    return torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1).to(dtype)
+
+
+def first_tensor(output: Any, *, error: type[PrivacyAuditError] = RecipeError) -> torch.Tensor:
+    """The tensor that matters of what a module returned: itself, `.logits`, ["logits"], or the first of a tuple.
+
+    Raises:
+      RecipeError (or `error`): there is none.
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if logits is None and hasattr(output, "get"):
+        logits = output.get("logits")
+        if logits is None and len(output) == 1:
+            logits = next(iter(output.values()))
+    if logits is None and isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, torch.Tensor):
+        raise error(
+            f"The module returned a {type(output).__name__} without a tensor of logits. Return the tensor, a tuple that "
+            'begins with it, or a mapping with the key "logits".'
+        )
+    return logits
