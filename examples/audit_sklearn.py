@@ -1,4 +1,4 @@
-"""Two versions of a registered scikit-learn model, one that memorises and one that does not, audited with one line each.
+"""Two versions of a registered scikit-learn model, one that memorises and one that does not, each audited in one line.
 
     python examples/audit_sklearn.py && mlflow ui
 

@@ -48,10 +48,9 @@ def main() -> float:
             serialization_format="pickle",
         )
     result = mlflow.evaluate(f"models:/digits/{info.registered_model_version}", evaluators=["privacy_meter"])
-    print(
-        f"AUC {result.metrics['privacy/rmia/auc']:.3f}, TPR at 1 % FPR {result.metrics['privacy/rmia/tpr_at_fpr_0.01']:.3f}"
-    )
-    return result.metrics["privacy/rmia/auc"]
+    auc, tpr = (result.metrics[f"privacy/rmia/{name}"] for name in ("auc", "tpr_at_fpr_0.01"))
+    print(f"AUC {auc:.3f}, TPR at 1 % FPR {tpr:.3f}")
+    return auc
 
 
 if __name__ == "__main__":

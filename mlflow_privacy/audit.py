@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks import ATTACKS, default_attacks, run_attack, unavailable
+from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, run_attack
 from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
@@ -24,7 +24,7 @@ from mlflow_privacy.fingerprint import data_digest
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
 from mlflow_privacy.signals import model_outputs, residual_scale
-from mlflow_privacy.types import AttackResult, AuditResult, AuditTarget, Fidelity, ModelOutputs, Signals
+from mlflow_privacy.types import AttackResult, AuditResult, AuditTarget, Fidelity, Link, ModelOutputs, Signals
 
 _logger = logging.getLogger(__name__)
 _HIDDEN = {"train", "holdout", "population", "train_fn", "recipe"}  # live objects, or reported elsewhere
@@ -167,24 +167,28 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
     )
 
 
-def _choose_attacks(options: AuditOptions, *, has_references: bool, link: str) -> tuple[str, ...]:
-    """The attacks to run; what the caller asked for and cannot run is an error that names each reason."""
-    if options.attacks is None:
-        names = default_attacks(has_references=has_references, link=link)
-    else:
-        names = tuple(options.attacks)
-        reasons = [unavailable(name, has_references=has_references, link=link) for name in names]
-        if any(reasons):
-            raise ConfigError("These attacks cannot run:\n" + "\n".join(f"  {reason}" for reason in reasons if reason))
-        if not names:
-            raise ConfigError(f"attacks=[] leaves nothing to run; choose from {', '.join(ATTACKS)}.")
+def _choose_attacks(options: AuditOptions, *, has_references: bool, link: Link) -> tuple[str, ...]:
+    """The attacks to run; all that the caller asked for and cannot be had is one error, before anything is trained."""
+    names = default_attacks(has_references, link) if options.attacks is None else tuple(options.attacks)
+    rows = np.array([[True, False]])[:, : 2 * has_references]  # one record with an IN and an OUT reference, or none
+    probe = Signals(np.zeros(1), np.zeros(rows.shape), rows, np.zeros(1), np.zeros(rows.shape), ~rows, link)
+    problems = []
+    for name in names:
+        try:
+            problems += [f"{name}: {reason}" for reason in [available(name, probe)] if reason]
+            check_options(name, options.attack_options.get(name, {}))
+        except ConfigError as error:
+            problems.append(str(error))
+    running = f"running are {', '.join(names)}."
+    if not names:
+        problems.append(f"attacks=[] leaves nothing to run; choose from {', '.join(ATTACKS)}.")
     if options.headline is not None and options.headline not in names:
-        raise ConfigError(f"headline={options.headline!r} is not among the attacks that run: {', '.join(names)}.")
-    stray = [name for name in options.attack_options if name not in names]
-    if stray:
-        raise ConfigError(
-            f"attack_options names {', '.join(stray)}, which do not run here; running: {', '.join(names)}."
-        )
+        problems.append(f"headline={options.headline!r} is not among the attacks; {running}")
+    problems += [
+        f"attack_options has {name!r}, which does not run; {running}" for name in options.attack_options if name not in names
+    ]
+    if problems:
+        raise ConfigError("The audit cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
     return names
 
 

@@ -310,14 +310,23 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
         named.append(("audit.algorithm", audit["algorithm"]))
     if isinstance(audit.get("attacks"), list):
         named += [("audit.attacks", word) for word in audit["attacks"]]
-    if isinstance(audit.get("attack_options"), Mapping):
-        named += [(f"audit.attack_options.{word}", word) for word in audit["attack_options"]]
+    named_options = audit.get("attack_options") if isinstance(audit.get("attack_options"), Mapping) else {}
+    named += [(f"audit.attack_options.{word}", word) for word in named_options]
     faults = []
     for path, word in named:
         if isinstance(word, str) and attack_name(word) not in ATTACKS:
             near = difflib.get_close_matches(word.lower(), ATTACKS, n=1, cutoff=0.5)
             hint = f", did you mean {near[0]}?" if near else f"; there are {', '.join(ATTACKS)}."
             faults.append(f"{path}: unknown attack {word!r}{hint}")
+    for word, options in named_options.items():
+        known = ATTACKS[attack_name(word)].options if attack_name(word) in ATTACKS else None
+        if known is None or not isinstance(options, Mapping):
+            continue
+        for key in options:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f", did you mean {near[0]}?" if near else f"; valid are {', '.join(known) or 'none'}."
+                faults.append(f"unknown key audit.attack_options.{word}.{key}{hint}")
     count, fraction = audit.get("num_ref_models", 0), audit.get("reference_fraction", 0.5)
     numbers = isinstance(count, int) and isinstance(fraction, (int, float)) and 0 < fraction < 1
     group = Design("", 10**6, 0, float(fraction)).group if numbers and 1e-6 < fraction < 1 - 1e-6 else 1

@@ -85,9 +85,7 @@ def clopper_pearson(
     return low, high
 
 
-def order_statistic_range(
-    n: int, p: np.ndarray | float, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
+def order_statistic_range(n: int, p: np.ndarray | float, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Which order statistics of n values enclose their true upper-p quantile.
 
     The number K of values above that quantile is Binomial(n, p), so the quantile lies below the `low`-th largest

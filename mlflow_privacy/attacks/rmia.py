@@ -143,9 +143,7 @@ def rmia_offline(
     check_references(member, need_in=False, need_out=True)
     check_references(population_member, need_in=False, need_out=True)
     x = _log_p(target, link) - log_average(reference, member, online=False, a=a, link=link)
-    z = _log_p(population, link) - log_average(
-        population_reference, population_member, online=False, a=a, link=link
-    )
+    z = _log_p(population, link) - log_average(population_reference, population_member, online=False, a=a, link=link)
     return Scores(dominance(x, z, gamma=gamma, strict=strict), x)
 
 
@@ -192,9 +190,7 @@ def dominance(ratio: Array, population_ratio: Array, *, gamma: float = 1.0, stri
     return xp.astype(count, xp.float64) / n_z
 
 
-def log_average(
-    reference: Array, member: Array, *, online: bool, a: float = DEFAULT_A, link: Link = "logit"
-) -> Array:
+def log_average(reference: Array, member: Array, *, online: bool, a: float = DEFAULT_A, link: Link = "logit") -> Array:
     r"""log p̄(x), the (transformed) average of p over the reference models.
 
     With p = σ(φ), q = 1 − p = σ(−φ) is averaged, and log p̄ = log1p(−q̄) keeps its digits near p̄ = 1, where records
@@ -238,9 +234,7 @@ def log_average(
     return xp.concat(parts)
 
 
-def tune_a(
-    reference: Array, member: Array, *, link: Link = "logit", grid: Sequence[float] = _GRID
-) -> float | None:
+def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Sequence[float] = _GRID) -> float | None:
     """The `a` of `rmia_offline` that attacks reference models best; the target is never looked at.
 
     References in turn (at most 8) stand in as targets: their membership is known, the others are their references.
@@ -274,7 +268,7 @@ def tune_a(
     step = max(reference.shape[0] // _TUNE_RECORDS, 1)
     signal, inside = to_numpy(reference[::step]), to_numpy(member[::step]).astype(bool)
     check_signals(reference=signal, member=inside, target=signal[:, 0] if signal.shape[1] else None)
-    n, m = signal.shape
+    m = signal.shape[1]
     picked = np.unique(np.linspace(0, m - 1, min(m, _TUNE_TARGETS)).round().astype(int)) if m else []
     aucs = []
     for j in picked:

@@ -1,10 +1,14 @@
 """From a model URI to members, non-members, population and recipe. One of the rooms that read MLflow.
 
 model.py      URI → AuditedModel
-tables.py     data of any safe form → Table (features and labels, or one frame)
-sources.py    an MLflow dataset → Table, verified against its digest
+tables.py     data in memory, in any form → Table (features and labels, or one frame)
+files.py      data files of safe formats
+sources.py    an MLflow dataset → Table, verified against its digest (readings.py)
 manifest.py   what `log_lineage` wrote: `privacy/lineage/lineage.json`
-pool.py       Tables → Records → pool without duplicates
+records.py    Table → Records in the form the model takes
+pool.py       members and non-members → pool without duplicates
+parts.py      what the caller gives, the manifest says, MLflow recorded → Tables with roles
+recipe.py     settings, by the same precedence → Recipe
 resolve.py    all of it → AuditTarget
 log.py        `log_lineage`, for the training run
 """

@@ -33,6 +33,7 @@ class Entry:
       rows: file beside the manifest with the row indices per role, if not the whole data set belongs to `role`.
       targets: label column.
       name: of the MLflow dataset input that was logged with it.
+      folder: artifact path of the manifest, and so of its files.
     """
 
     role: str
@@ -43,19 +44,20 @@ class Entry:
     rows: str | None = None
     targets: str | None = None
     name: str | None = None
+    folder: str = FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What was logged; `folder` is where, as an artifact path of the run."""
+    """What was logged, by role."""
 
     entries: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
-    folder: str = FOLDER
 
     def to_json(self) -> str:
         entries = [
-            {k: v for k, v in dataclasses.asdict(entry).items() if v is not None} for entry in self.entries.values()
+            {k: v for k, v in dataclasses.asdict(entry).items() if v is not None and k != "folder"}
+            for entry in self.entries.values()
         ]
         return json.dumps(
             {"format": FORMAT, "datasets": entries, "recipe": self.recipe, "row_id_base": 0}, indent=2, sort_keys=True
@@ -74,8 +76,10 @@ class Manifest:
                 raise LineageError(
                     f"{where} has format {data['format']!r}, this version reads {FORMAT}: upgrade mlflow-privacy."
                 )
-            known = {field.name for field in dataclasses.fields(Entry)}
-            entries = [Entry(**{k: v for k, v in item.items() if k in known}) for item in data["datasets"]]
+            known = {field.name for field in dataclasses.fields(Entry)} - {"folder"}
+            entries = [
+                Entry(**{k: v for k, v in item.items() if k in known}, folder=folder) for item in data["datasets"]
+            ]
             recipe = data.get("recipe")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error
@@ -83,7 +87,7 @@ class Manifest:
             for name in (entry.file, entry.rows):
                 if name is not None and PurePosixPath(name).name != name:
                     raise LineageError(f"{where} names a file outside its folder, {name!r}: log the lineage again.")
-        return Manifest({entry.role: entry for entry in entries}, recipe, folder)
+        return Manifest({entry.role: entry for entry in entries}, recipe)
 
 
 def manifest_folder(model_id: str | None) -> str:
@@ -91,26 +95,33 @@ def manifest_folder(model_id: str | None) -> str:
     return f"{FOLDER}/{model_id}" if model_id else FOLDER
 
 
-def read_manifest(client: Any, run_id: str | None, model_id: str | None) -> Manifest | None:
-    """The manifest of a logged model, else of its run, else None."""
-    if run_id is None:
+def read_manifest(client: Any, run_id: str, folder: str = FOLDER) -> Manifest | None:
+    """The manifest in a folder of a run, None if there is none."""
+    path = f"{folder}/{FILE}"
+    if not any(item.path == path for item in client.list_artifacts(run_id, folder)):
         return None
-    for folder in dict.fromkeys((manifest_folder(model_id), FOLDER)):
-        path = f"{folder}/{FILE}"
-        if not any(item.path == path for item in client.list_artifacts(run_id, folder)):
-            continue
-        with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
-            text = Path(client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
-        return Manifest.from_json(text, folder, f"{path} of run {run_id}")
-    return None
+    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
+        text = Path(client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
+    return Manifest.from_json(text, folder, f"{path} of run {run_id}")
 
 
-def write_manifest(client: Any, run_id: str, manifest: Manifest) -> None:
+def model_manifest(client: Any, run_id: str, model_id: str | None) -> Manifest:
+    """All that was logged for a model: for its whole run, and over that for itself; empty if nothing was."""
+    found = [read_manifest(client, run_id, folder) for folder in dict.fromkeys((FOLDER, manifest_folder(model_id)))]
+    merged = Manifest()
+    for manifest in found:
+        if manifest is not None:
+            recipe = merged.recipe if manifest.recipe is None else manifest.recipe
+            merged = Manifest({**merged.entries, **manifest.entries}, recipe)
+    return merged
+
+
+def write_manifest(client: Any, run_id: str, manifest: Manifest, folder: str = FOLDER) -> None:
     """Writes the manifest over an earlier one."""
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         path = Path(local) / FILE
         path.write_text(manifest.to_json(), encoding="utf-8")
-        client.log_artifact(run_id, str(path), manifest.folder)
+        client.log_artifact(run_id, str(path), folder)
 
 
 def read_rows(path: Path, n: int) -> dict[str, np.ndarray]:
@@ -124,7 +135,7 @@ def read_rows(path: Path, n: int) -> dict[str, np.ndarray]:
     for role, index in rows.items():
         if len(index) and not 0 <= index.min() <= index.max() < n:
             raise LineageError(
-                f"the logged {role} row indices reach {index.max()}, but the data has {n} rows: it is not the data whose "
-                "rows were logged"
+                f"the logged {role} row indices reach {index.max()}, but the data has {n} rows: it is not the "
+                "data whose rows were logged"
             )
     return rows

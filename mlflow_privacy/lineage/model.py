@@ -76,7 +76,8 @@ def load_model(model: Any, *, loaded: Any = None, client: Any = None) -> LoadedM
     run_id = getattr(meta, "run_id", None) or None
     if model_id is None and (match := _MODEL_ID.fullmatch(uri)):
         model_id = match["model_id"]
-    version, notes = _named_version(uri, client), []
+    version = _named_version(uri, client)
+    notes: list[str] = []
     if version is not None:
         run_id = run_id or version.run_id or None
     if run_id is None and model_id is not None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from mlflow_privacy.metrics.roc import Tally, tally
-from mlflow_privacy.stats import chernoff_interval, check_confidence, logit_interval, normal_quantile
+from mlflow_privacy.stats import check_confidence, chernoff_interval, logit_interval, normal_quantile
 from mlflow_privacy.types import Estimate
 
 # Below this many members or non-members' worth of wrongly ordered pairs DeLong's variance itself is unreliable.
@@ -74,9 +74,7 @@ def auc_interval(
     return low, high
 
 
-def compare_auc(
-    ranks_a: np.ndarray, ranks_b: np.ndarray, member: np.ndarray, confidence: float = 0.95
-) -> Estimate:
+def compare_auc(ranks_a: np.ndarray, ranks_b: np.ndarray, member: np.ndarray, confidence: float = 0.95) -> Estimate:
     """AUC of attack a minus AUC of attack b on the same records, by DeLong's paired variance.
 
     Two attacks on the same records err together, so their intervals may overlap where this one excludes 0.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,32 +28,16 @@ DASHES: tuple[Any, ...] = (
 MEMBER, NONMEMBER = "#D55E00", "#0072B2"
 # 10 inches at 140 dpi; MLflow's artifact pane halves it to about 700 pixels, where 12 points are still 11 pixels high.
 _WIDTH, _DPI = 10.0, 140
-_STYLE = {
-    "font.size": 12,
-    "axes.titlesize": 12.5,
-    "axes.labelsize": 12,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11.5,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.7,
-    "axes.edgecolor": "#555555",
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-}
+_FONT, _SMALL, _GREY = 12, 11, "#444444"
 
 
 def roc_figure(result: AuditResult) -> bytes:
     """The ROC curves of all attacks with their bands, linear and log-log side by side.
 
-    Curves are drawn as the steps they are: between two thresholds no further record is recognised. (Where members
-    and non-members tie, the AUC counts half of the tie and may exceed the area under the drawn line.) On the
-    logarithmic axes a TPR of 0 lies on the lower edge, and FPRs below 1 / n_nonmembers are marked as not resolvable.
+    The curves are raw steps. They differ between the two panels only where members and non-members tie: the linear
+    one cuts the corner, so that the area under it is the AUC, which counts half of a tie; the logarithmic one does
+    not, so that it shows the TPR at an FPR that a threshold really attains. On the logarithmic axes a TPR of 0 lies
+    on the lower edge, and FPRs below 1 / n_nonmembers are marked as not resolvable.
 
     Args:
       result: with at least one attack.
@@ -66,53 +49,36 @@ def roc_figure(result: AuditResult) -> bytes:
       >>> roc_figure(example_result(n=100))[:8]
       b'\\x89PNG\\r\\n\\x1a\\n'
     """
-    from matplotlib import rc_context
-
     n_members = int(result.membership.sum())
     n_nonmembers = len(result.membership) - n_members
-    rows = len(result.attacks) + 1
-    legend_rows = (rows + 1) // 2
-    with rc_context(_STYLE):
-        figure = _figure(5.05 + 0.26 * legend_rows)
-        height = figure.get_figheight()
-        bottom = (0.85 + 0.26 * legend_rows) / height
-        linear, loglog = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.075, right=0.985, top=1 - 0.75 / height, bottom=bottom, wspace=0.22)
-        _prepare_linear(linear)
-        floor = _prepare_loglog(loglog, n_members, n_nonmembers)
-        grid = np.geomspace(floor[0], 1, 200)
-        chance = None
-        for axes, x in ((linear, np.array([0.0, 1.0])), (loglog, grid)):
-            (chance,) = axes.plot(x, x, color="#777777", linewidth=1.2, linestyle=(0, (2, 2)), zorder=1.5)
-        handles, labels = [], []
-        # The headline's curve on top of the others.
-        for i, attack in reversed(list(enumerate(result.attacks))):
+    legend_rows = (len(result.attacks) + 2) // 2
+    figure = _figure(5.05 + 0.26 * legend_rows, f"{n_members:,} members, {n_nonmembers:,} non-members", result)
+    height = figure.get_figheight()
+    linear, loglog = figure.subplots(1, 2)
+    figure.subplots_adjust(
+        left=0.085, right=0.965, top=1 - 0.75 / height, bottom=(0.85 + 0.26 * legend_rows) / height, wspace=0.26
+    )
+    _prepare_linear(linear)
+    floor = _prepare_loglog(loglog, n_members, n_nonmembers)
+    for axes, low in ((linear, (0.0, 0.0)), (loglog, floor)):
+        x = np.geomspace(low[0], 1, 200) if axes is loglog else np.array([0.0, 1.0])
+        lines = axes.plot(x, x, color="#777777", linewidth=1.2, linestyle=(0, (2, 2)), zorder=1.5)
+        for i, attack in enumerate(result.attacks):  # the first on top of the others
             style = {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.9}
-            for axes, low in ((linear, (0.0, 0.0)), (loglog, floor)):
-                line = _draw_roc(axes, attack.roc, low=low, log=axes is loglog, zorder=4 - 0.1 * i, **style)
-            handles.insert(0, line)
-            labels.insert(0, f"{plain_text(attack.title, 30)}: AUC {format_estimate(attack.metrics.get('auc'))}")
-        figure.suptitle(
-            f"{plain_text(result.model.label, 60)}: {n_members:,} members, {n_nonmembers:,} non-members",
-            x=0.075,
-            y=1 - 0.12 / height,
-            ha="left",
-            va="top",
-            fontsize=13,
-            fontweight="bold",
-        )
-        confidence = next(iter(result.attacks[0].metrics.values())).confidence
-        figure.legend(
-            [*handles, chance],
-            [*labels, f"guessing (bands: {100 * confidence:g} % interval, point by point)"],
-            loc="lower left",
-            bbox_to_anchor=(0.06, 0.0),
-            ncols=2,
-            frameon=False,
-            handlelength=3.2,
-            columnspacing=2.0,
-        )
-        return _png(figure)
+            lines.append(_draw_roc(axes, attack.roc, low=low, zorder=4 - 0.1 * i, **style))
+    confidence = next(iter(result.attacks[0].metrics.values())).confidence
+    figure.legend(
+        [*lines[1:], lines[0]],
+        [*map(_label, result.attacks), f"guessing (bands: {100 * confidence:g}% interval, point by point)"],
+        loc="lower left",
+        bbox_to_anchor=(0.065, 0.0),
+        ncols=2,
+        frameon=False,
+        handlelength=3.2,
+        columnspacing=2.0,
+        fontsize=_SMALL + 0.5,
+    )
+    return _png(figure)
 
 
 def score_histograms(result: AuditResult) -> bytes:
@@ -126,45 +92,36 @@ def score_histograms(result: AuditResult) -> bytes:
 
     Returns: PNG, 1400 pixels wide, under 200 kB.
     """
-    from matplotlib import rc_context
-
     columns = 2 if len(result.attacks) > 1 else 1
     rows = -(-len(result.attacks) // columns)
-    with rc_context(_STYLE):
-        figure = _figure(1.0 + 2.75 * rows)
-        height = figure.get_figheight()
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        figure.subplots_adjust(
-            left=0.085, right=0.985, top=1 - 0.85 / height, bottom=0.62 / height, hspace=0.62, wspace=0.22
-        )
-        handles: Sequence[Any] = ()
-        for i, axes in enumerate(panels):
-            if i >= len(result.attacks):
-                axes.set_axis_off()
-                continue
-            handles = _draw_histogram(axes, result.attacks[i], result.membership)
-            if i % columns == 0:
-                axes.set_ylabel("share of records" + (" (log)" if axes.get_yscale() == "log" else ""))
-            if i >= len(result.attacks) - columns:
-                axes.set_xlabel("score (higher: more likely a member)")
-        figure.suptitle(
-            plain_text(result.model.label, 60),
-            x=0.085,
-            y=1 - 0.12 / height,
-            ha="left",
-            va="top",
-            fontsize=13,
-            fontweight="bold",
-        )
-        figure.legend(
-            handles,
-            [f"members ({int(result.membership.sum()):,})", f"non-members ({int((~result.membership).sum()):,})"],
-            loc="upper right",
-            bbox_to_anchor=(0.99, 1 - 0.02 / height),
-            ncols=2,
-            frameon=False,
-        )
-        return _png(figure)
+    figure = _figure(1.35 + 2.7 * rows, "", result)
+    height = figure.get_figheight()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.subplots_adjust(left=0.085, right=0.985, top=1 - 0.85 / height, bottom=0.95 / height, hspace=0.5, wspace=0.2)
+    for axes in panels[len(result.attacks) :]:
+        axes.set_axis_off()
+    n_outside = 0
+    for i, (axes, attack) in enumerate(zip(panels, result.attacks)):
+        handles, outside = _draw_histogram(axes, attack, result.membership)
+        n_outside = max(n_outside, outside)
+        if i % columns == 0:
+            axes.set_ylabel("share of records", fontsize=_FONT)
+        if i >= len(result.attacks) - columns:
+            axes.set_xlabel("score (higher: more likely a member)", fontsize=_FONT)
+    figure.legend(
+        handles,
+        [f"members ({int(result.membership.sum()):,})", f"non-members ({int((~result.membership).sum()):,})"],
+        loc="upper right",
+        bbox_to_anchor=(0.99, 1 - 0.02 / height),
+        ncols=2,
+        frameon=False,
+        fontsize=_SMALL + 0.5,
+    )
+    if n_outside:
+        total = len(result.membership)
+        note = f"Up to {n_outside:,} of {total:,} scores lie beyond an axis; its outermost bins count them."
+        figure.text(0.085, 0.12 / height, note, fontsize=10, color=_GREY)
+    return _png(figure)
 
 
 def thin_steps(cell: np.ndarray) -> np.ndarray:
@@ -212,14 +169,40 @@ def histogram_bins(values: np.ndarray, max_bins: int = 60) -> np.ndarray:
     return np.linspace(low, high, count + 1)
 
 
-def _figure(height: float) -> Figure:
-    """An empty figure of the common width with its own Agg canvas."""
+def _figure(height: float, title: str, result: AuditResult) -> Figure:
+    """An empty figure of the common width with its own Agg canvas, named after the model."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    label = plain_text(result.model.label, 60)
+    figure.text(
+        0.085,
+        1 - 0.12 / height,
+        f"{label}: {title}" if title else label,
+        ha="left",
+        va="top",
+        fontsize=13,
+        fontweight="bold",
+        parse_math=False,  # the name is not ours: a "$" in it is no formula
+    )
     return figure
+
+
+def _style(axes: Axes, title: str) -> None:
+    """The common look, set on these axes alone."""
+    axes.set_title(title, loc="left", color=_GREY, fontsize=_FONT + 0.5)
+    axes.tick_params(labelsize=_SMALL)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#555555")
+    axes.grid(True, color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _label(attack: AttackResult) -> str:
+    """ "RMIA: AUC 0.621 [0.583, 0.658]"."""
+    return f"{plain_text(attack.title, 30)}: AUC {format_estimate(attack.metrics.get('auc'))}".replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:
@@ -235,19 +218,24 @@ def _png(figure: Figure) -> bytes:
 
 
 def _prepare_linear(axes: Axes) -> None:
-    axes.set(xlim=(0, 1), ylim=(0, 1.005), xlabel="false-positive rate", ylabel="true-positive rate")
-    axes.set_title("linear", loc="left", color="#444444")
+    _style(axes, "linear")
+    axes.set(xlim=(0, 1), ylim=(0, 1.005))
+    axes.set_xlabel("false-positive rate", fontsize=_FONT)
+    axes.set_ylabel("true-positive rate", fontsize=_FONT)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_percent)
 
 
 def _prepare_loglog(axes: Axes, n_members: int, n_nonmembers: int) -> tuple[float, float]:
     """Log-log axes down to one non-member in all; returns where the curves begin, (x, y)."""
-    resolution = 1 / n_nonmembers
-    left = resolution ** 1.09 if n_nonmembers > 1 else 0.5
-    bottom = min(resolution, 1 / n_members, 0.5)
+    resolution = min(1 / n_nonmembers, 0.5)
+    left, bottom = resolution**1.09, min(resolution, 1 / n_members)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(xlim=(left, 1), ylim=(bottom, 1.05), xlabel="false-positive rate (log)", ylabel="true-positive rate (log)")
-    axes.set_title("log-log: what few false alarms allow", loc="left", color="#444444")
+    _style(axes, "log-log: what few false alarms allow")
+    axes.set(xlim=(left, 1), ylim=(bottom, 1.05))
+    axes.set_xlabel("false-positive rate (log)", fontsize=_FONT)
+    axes.set_ylabel("true-positive rate (log)", fontsize=_FONT)
     axes.axvspan(left, resolution, facecolor="#EEEEEE", edgecolor="#BBBBBB", hatch="////", linewidth=0, zorder=1)
     axes.text(
         (left * resolution) ** 0.5,
@@ -272,23 +260,29 @@ def _percent(value: float, position: int | None = None) -> str:
     return f"{100 * value:g}%"
 
 
-def _draw_roc(axes: Axes, roc: Roc, *, low: tuple[float, float], log: bool, zorder: float, **style: Any) -> Any:
-    """One step curve with its band, at most two vertices per half pixel; returns the line."""
+def _draw_roc(axes: Axes, roc: Roc, *, low: tuple[float, float], zorder: float, **style: Any) -> Any:
+    """One step curve with its band, at most two vertices per half pixel; returns the line.
+
+    `low` is where logarithmic axes begin, (0, 0) on linear ones.
+    """
     x = np.maximum(roc.fpr, low[0])
     cells = 2 * _WIDTH / 2 * _DPI  # an axis is under half of the figure wide
-    share = np.log(x / low[0]) / np.log(1 / low[0]) if log and low[0] < 1 else x
+    share = np.log(x / low[0]) / np.log(1 / low[0]) if low[0] > 0 else x
     keep = thin_steps(np.floor(share * cells))
     x = x[keep]
     y, band_low, band_high = (np.maximum(v[keep], low[1]) for v in (roc.tpr, roc.tpr_low, roc.tpr_high))
-    axes.fill_between(
-        x, band_low, band_high, step="post", color=style["color"], alpha=0.13, linewidth=0, zorder=zorder - 2
-    )
-    (line,) = axes.plot(x, y, drawstyle="steps-post", solid_joinstyle="miter", zorder=zorder, **style)
+    # The vertices hold both ends of every step: a line through them draws the steps, and slopes where scores tie.
+    step, drawstyle = ("post", "steps-post") if low[0] > 0 else (None, "default")
+    axes.fill_between(x, band_low, band_high, step=step, color=style["color"], alpha=0.13, lw=0, zorder=zorder - 2)
+    (line,) = axes.plot(x, y, drawstyle=drawstyle, solid_joinstyle="miter", zorder=zorder, **style)
     return line
 
 
-def _draw_histogram(axes: Axes, attack: AttackResult, membership: np.ndarray) -> list[Any]:
-    """One panel; the y axis is logarithmic where a single bin would hide all others."""
+def _draw_histogram(axes: Axes, attack: AttackResult, membership: np.ndarray) -> tuple[list[Any], int]:
+    """One panel; returns its legend's handles and how many scores lie beyond the axis.
+
+    The y axis is logarithmic where a single bin would hide all others.
+    """
     value = np.asarray(attack.scores.value, np.float64)
     edges = histogram_bins(value)
     inside = np.clip(value, edges[0], edges[-1])
@@ -296,6 +290,7 @@ def _draw_histogram(axes: Axes, attack: AttackResult, membership: np.ndarray) ->
     for group in (membership, ~membership):
         counts = np.histogram(inside[group & ~np.isnan(value)], edges)[0]
         shares.append(counts / max(int(group.sum()), 1))
+    _style(axes, _label(attack))
     handles = [
         axes.stairs(shares[0], edges, fill=True, color=MEMBER, alpha=0.4, zorder=2),
         axes.stairs(shares[1], edges, color=NONMEMBER, linewidth=1.8, zorder=4),
@@ -307,19 +302,6 @@ def _draw_histogram(axes: Axes, attack: AttackResult, membership: np.ndarray) ->
         axes.set_ylim(bottom=0.5 / len(value))
     else:
         axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_title(
-        f"{plain_text(attack.title, 30)}: AUC {format_estimate(attack.metrics.get('auc'))}", loc="left", color="#444444"
-    )
-    outside = int(((value < edges[0]) | (value > edges[-1])).sum())
-    if outside:
-        axes.annotate(
-            f"{outside:,} beyond the axis are in the end bins",
-            (1, 1),
-            xycoords="axes fraction",
-            ha="right",
-            va="bottom",
-            fontsize=9,
-            color="#555555",
-        )
-    return handles
+    return handles, int(((value < edges[0]) | (value > edges[-1])).sum())

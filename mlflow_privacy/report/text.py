@@ -35,8 +35,8 @@ def escape_markdown(text: object, limit: int = 300) -> str:
         if char == "_":  # emphasis only at the edge of a word
             inside = 0 < i < len(plain) - 1 and plain[i - 1].isalnum() and plain[i + 1].isalnum()
             out.append(char if inside else "&#95;")
-        elif char == "." and plain[max(0, i - 3) : i].lower() != "www":
-            out.append(char)
+        elif char == ".":  # "www." would become a link
+            out.append("&#46;" if plain[max(0, i - 3) : i].lower() == "www" else char)
         elif _PLAIN.match(char) or (ord(char) > 127 and char.isprintable()):
             out.append(char)
         else:
@@ -68,8 +68,16 @@ def _one_line(text: str, limit: int) -> str:
     return safe if len(safe) <= limit else safe[: limit - 1].rstrip() + "…"
 
 
-def format_estimate(estimate: Estimate | None) -> str:
-    """Value and interval, with as many digits as the interval bears (two of its half-width).
+def interval_digits(estimate: Estimate | None) -> int:
+    """Decimals that an interval bears: two significant ones of its half-width, from 2 to 4."""
+    if estimate is None or not estimate.resolvable or not math.isfinite(estimate.high - estimate.low):
+        return 2
+    half = (estimate.high - estimate.low) / 2
+    return min(max(1 - math.floor(math.log10(half)), 2), 4) if half > 0 else 3
+
+
+def format_estimate(estimate: Estimate | None, digits: int | None = None) -> str:
+    """Value and interval, with `digits` decimals or as many as the interval bears.
 
     >>> format_estimate(Estimate(0.6213, 0.5834, 0.6581, 900))
     '0.621 [0.583, 0.658]'
@@ -80,8 +88,7 @@ def format_estimate(estimate: Estimate | None) -> str:
         return "–"
     if not estimate.resolvable or not math.isfinite(estimate.value):
         return "not resolvable"
-    half = (estimate.high - estimate.low) / 2
-    digits = min(max(1 - math.floor(math.log10(half)), 2), 5) if half > 0 and math.isfinite(half) else 3
+    digits = interval_digits(estimate) if digits is None else digits
     return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 

@@ -1,1 +1,94 @@
+"""Signals: what one model says about each record, for torch, scikit-learn and any model that predicts."""
 
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import SignalError
+from mlflow_privacy.signals.regression import residual_scale
+from mlflow_privacy.types import ModelOutputs, Records, Task
+
+__all__ = ["model_outputs", "residual_scale"]
+
+
+def model_outputs(
+    model: Any,
+    records: Records,
+    *,
+    task: Task,
+    classes: np.ndarray | None = None,
+    device: str = "auto",
+    batch_size: int = 1024,
+    scale: float | None = None,
+) -> ModelOutputs:
+    """What a model says about each record.
+
+    Classifiers: φ = log p_y - log(1 - p_y), from logits where there are any; correctness for models that give only
+    labels. Regressors: the Gaussian log-likelihood.
+
+    Args:
+      model: a PyTorch module, an estimator with scikit-learn's API, an MLflow pyfunc model, or anything else with
+        `predict`.
+      records: n records.
+      task: "classification" or "regression".
+      classes: sorted labels of the whole pool; those of `records` if None.
+      device: for PyTorch modules: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+      batch_size: of inference; halved when the device runs out of memory. It does not change the result.
+      scale: σ of a regressor, from `residual_scale` of its outputs on the pool; None takes it from `records`.
+
+    Returns:
+      (n,) signals, correctness and losses.
+
+    Raises:
+      SignalError: the model gives nothing that an attack can use; the message says what it gave and the remedy.
+
+    Example:
+      >>> from sklearn.linear_model import LogisticRegression
+      >>> x, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+      >>> records = Records(x, y, np.arange(4).astype(str))
+      >>> model_outputs(LogisticRegression().fit(x, y), records, task="classification").correct.tolist()
+      [True, True, True, True]
+    """
+    if not len(records):
+        raise SignalError("There are no records to compute signals of.")
+    if batch_size < 1:
+        raise SignalError(f"batch_size must be at least 1, got {batch_size}.")
+    model = _native(model)
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        from mlflow_privacy.signals.torch import module_outputs
+
+        return module_outputs(
+            model, records, task=task, classes=classes, device=device, batch_size=batch_size, scale=scale
+        )
+    estimator = callable(getattr(model, "predict", None)) and (
+        hasattr(model, "predict_proba") or callable(getattr(model, "get_params", None))
+    )
+    if estimator:
+        from mlflow_privacy.signals.sklearn import estimator_outputs
+
+        return estimator_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
+    if callable(getattr(model, "predict", None)) or callable(model):
+        from mlflow_privacy.signals.pyfunc import prediction_outputs
+
+        return prediction_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
+    raise SignalError(
+        f"A {type(model).__module__}.{type(model).__qualname__} cannot be asked for predictions: it is no PyTorch "
+        "module, no estimator, and has no predict. Log the model with an MLflow flavor that has a pyfunc."
+    )
+
+
+def _native(model: Any) -> Any:
+    """The estimator or module inside an MLflow pyfunc model, which says more than its `predict`."""
+    if not type(model).__module__.startswith("mlflow.pyfunc") or not hasattr(model, "get_raw_model"):
+        return model
+    try:
+        native = model.get_raw_model()
+    except NotImplementedError:
+        return model
+    torch = sys.modules.get("torch")
+    usable = hasattr(native, "predict_proba") or (torch is not None and isinstance(native, torch.nn.Module))
+    return native if usable else model

@@ -136,8 +136,8 @@ def make_recipe(
     settings = dict(settings or {})
     if isinstance(settings.get("train_fn"), str):
         raise UnsafeError(
-            f"The recipe names code to import, train_fn={settings['train_fn']!r}, which is never done unasked. Pass the "
-            "function itself, or list its dotted name in allow_code."
+            f"The recipe names code to import, train_fn={settings['train_fn']!r}, which is never done unasked. Pass "
+            "the function itself, or list its dotted name in allow_code."
         )
     if callable(settings.get("train_fn")) and train_fn is None:
         train_fn = settings.pop("train_fn")
@@ -153,8 +153,8 @@ def make_recipe(
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     if type(model).__name__ == "Booster" and name.startswith(("xgboost.", "lightgbm.")):
         raise RecipeError(
-            f"A raw {name} does not hold the parameters it was trained with. Log the model through the scikit-learn API "
-            f"({name.partition('.')[0]}'s Classifier or Regressor), or pass "
+            f"A raw {name} does not hold the parameters it was trained with. Log the model through the scikit-learn "
+            f"API ({name.partition('.')[0]}'s Classifier or Regressor), or pass "
             'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
         )
     if callable(getattr(model, "get_params", None)) and callable(getattr(model, "fit", None)):
@@ -162,8 +162,9 @@ def make_recipe(
 
         return sklearn_recipe(model, settings, task=task, source=source)
     raise RecipeError(
-        f"Reference models like a {name} cannot be trained: it is neither a scikit-learn estimator nor a PyTorch module. "
-        'Pass a function train_fn(x, y, seed) -> model in evaluator_config={"privacy_meter": {"train_fn": ...}}.'
+        f"Reference models like a {name} cannot be trained: it is neither a scikit-learn estimator nor a PyTorch "
+        "module. Pass a function train_fn(x, y, seed) -> model in "
+        'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
     )
 
 

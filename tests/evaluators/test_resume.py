@@ -170,7 +170,8 @@ def test_two_audits_at_once_do_not_spoil_each_other(straight, tracking):
     code = (
         "import sys, mlflow, mlflow_privacy\n"
         "mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_experiment('test')\n"
-        "print(sorted(mlflow_privacy.evaluate('models:/tree/1', num_ref_models=4, blind_baseline=False).metrics.items()))"
+        "result = mlflow_privacy.evaluate('models:/tree/1', num_ref_models=4, blind_baseline=False)\n"
+        "print(sorted(result.metrics.items()))"
     )
     outputs = []
 

@@ -48,9 +48,7 @@ def input_dtype(module: torch.nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def features(
-    x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = RecipeError
-) -> torch.Tensor:
+def features(x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = RecipeError) -> torch.Tensor:
     """(n, ...) features as a tensor on the CPU, without a copy where possible.
 
     `uint8` stays `uint8`, a quarter of the memory and several times faster to pick minibatches from: `to_batch` casts
@@ -72,10 +70,13 @@ def features(
                 f"A PyTorch module takes numbers only, but these columns are not numeric: {', '.join(foreign)}. Encode "
                 "them as the training of the model did, or pass train_fn."
             )
-        x = x.to_numpy(dtype=np.int64 if dtype == torch.long else np.float64)
+        wanted = {torch.long: np.int64, torch.float64: np.float64}.get(dtype, np.float32)
+        x = x.to_numpy(dtype=wanted, **({} if dtype == torch.long else {"na_value": np.nan}))
     array = np.asarray(x)
     if array.dtype.kind not in "biuf":
-        raise error(f"A PyTorch module takes numbers only, got features of dtype {array.dtype} and shape {array.shape}.")
+        raise error(
+            f"A PyTorch module takes numbers only, got features of dtype {array.dtype} and shape {array.shape}."
+        )
     if array.dtype == np.float64 and dtype == torch.float32:
         array = array.astype(np.float32)
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -147,18 +148,19 @@ def label_indices(
     whole = _whole(classes)
     if whole is not None and len(whole) and whole.min() >= 0 and whole.max() < n_outputs:
         index = _whole(y)
-        if index is None or (len(index) and not (0 <= index.min() and index.max() < n_outputs)):
+        if index is None or (len(index) and (index.min() < 0 or index.max() >= n_outputs)):
             raise error(f"Labels must be whole numbers from 0 to {n_outputs - 1}, got {_some(y)}.")
         return index
     if len(classes) != n_outputs:
         raise error(
-            f"The pool has {len(classes)} classes ({_some(classes)}) but the model has {n_outputs} outputs, so that labels "
-            f"cannot be matched to outputs. Give labels as whole numbers from 0 to {n_outputs - 1} that index the outputs."
+            f"The pool has {len(classes)} classes ({_some(classes)}) but the model has {n_outputs} outputs, so that "
+            f"labels cannot be matched to outputs. Give whole numbers from 0 to {n_outputs - 1} that index the outputs."
         )
-    index = np.searchsorted(classes, y)
-    unknown = classes[np.minimum(index, len(classes) - 1)] != y
-    if unknown.any():
-        raise error(f"{int(unknown.sum())} records have labels that are none of the pool's classes: {_some(y[unknown])}.")
+    place = {value: i for i, value in enumerate(classes.tolist())}
+    index = np.array([place.get(value, -1) for value in y.tolist()], np.int64)
+    if (index < 0).any():
+        unknown = y[index < 0]
+        raise error(f"{len(unknown)} records have labels that are none of the pool's classes: {_some(unknown)}.")
     return index
 
 
@@ -209,7 +211,7 @@ def first_tensor(output: Any, *, error: type[PrivacyAuditError] = RecipeError) -
         logits = output[0]
     if not isinstance(logits, torch.Tensor):
         raise error(
-            f"The module returned a {type(output).__name__} without a tensor of logits. Return the tensor, a tuple that "
-            'begins with it, or a mapping with the key "logits".'
+            f"The module returned a {type(output).__name__} without a tensor of logits. Return the tensor, a tuple "
+            'that begins with it, or a mapping with the key "logits".'
         )
     return logits

@@ -1,0 +1,263 @@
+"""Blind baseline: can members be told from non-members without the model?
+
+If they can, members and non-members differ in distribution, and every attack on them looks stronger than it is (Das,
+Zhang and Tramèr 2024, *Blind Baselines Beat Membership Inference Attacks for Foundation Models*,
+https://arxiv.org/abs/2406.16201).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+from mlflow_privacy.metrics.delong import auc_interval, delong
+from mlflow_privacy.metrics.roc import tally
+from mlflow_privacy.types import Estimate, Records
+
+_logger = logging.getLogger(__name__)
+
+_FOLDS = 5
+_MIN_PER_CLASS = 10
+# Caps on cost: trees see at most this many columns, wider records are reduced by PCA (which never sees membership).
+_MAX_COLUMNS = 64
+_MAX_RAW = 4096
+_MAX_CATEGORIES = 32
+_TEXT_COMPONENTS = 16
+
+
+def blind_baseline(
+    records: Records,
+    membership: np.ndarray,
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    max_records: int = 20_000,
+) -> Estimate:
+    r"""AUC of a classifier that sees the records (features and label) but not the model.
+
+    Gradient-boosted trees and a regularised logistic regression are trained with k-fold cross-validation; their
+    log-odds are averaged, so that nothing is chosen in hindsight. Scores of different folds come from different
+    classifiers and are not comparable: the AUC is taken within each fold and averaged,
+
+    .. math:: \hat\theta = \sum_k w_k \hat\theta_k, \quad w_k \propto n_{1k} n_{0k}, \quad
+        V = \sum_k w_k^2 V_k^{DeLong}
+
+    (LeDell, Petersen and van der Laan 2015, https://doi.org/10.1214/15-EJS1035). An interval above ½ is evidence of
+    a shift. One that holds ½ is not proof that there is none: another classifier may see it.
+
+    Args:
+      records: n labelled records: a DataFrame of mixed types, a flat array, images, or a list of texts.
+      membership: (n,) bool.
+      seed: of subsampling, folds and classifiers.
+      max_records: larger pools are subsampled, members and non-members as equally as possible.
+
+    Returns: the AUC; not resolvable with fewer than 10 members or 10 non-members. `n` counts the records in use.
+
+    Raises: DesignError: shapes differ, or there are no members or no non-members.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> membership = np.arange(200) < 100
+      >>> x = rng.normal(size=(200, 3)) + 2 * membership[:, None]
+      >>> records = Records(x, rng.integers(0, 2, 200), np.arange(200).astype(str))
+      >>> blind_baseline(records, membership, seed=0).low > 0.9
+      True
+    """
+    membership = np.asarray(membership, bool)
+    if membership.shape != (len(records),):
+        raise DesignError(f"membership must have shape ({len(records)},), got {membership.shape}.")
+    if membership.all() or not membership.any():
+        raise DesignError(
+            f"all {len(membership)} records are {'members' if membership.any() else 'non-members'}; both are needed."
+        )
+    import sklearn.ensemble  # noqa: F401 (the limit below reaches only libraries that are loaded)
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(seed)
+    keep = _subsample(membership, max_records, rng)
+    truth = membership[keep]
+    smallest = int(min(truth.sum(), (~truth).sum()))
+    if smallest < _MIN_PER_CLASS:
+        nan = float("nan")
+        return Estimate(nan, nan, nan, len(keep), confidence, resolvable=False)
+    # One thread: these fits are small, and threads that wait for a busy core made them 45 times slower (30 s for
+    # 0.7 s, two processes on two cores). It also makes the figure independent of the machine.
+    with threadpool_limits(1):
+        value, parts = _cross_validated(*_encode(records.take(keep), rng), truth, rng)
+    sizes = (int(truth.sum()), int((~truth).sum()))
+    low, high = auc_interval(value, parts, sizes, confidence)
+    return Estimate(value, low, high, len(keep), confidence)
+
+
+def _cross_validated(
+    trees_x: np.ndarray, linear_x: np.ndarray, truth: np.ndarray, rng: np.random.Generator
+) -> tuple[float, tuple[float, float]]:
+    """AUC averaged over folds, and the variance due to members and to non-members."""
+    fold = _folds(truth, _FOLDS, rng)
+    value, parts, weights = 0.0, np.zeros(2), 0.0
+    for k in range(_FOLDS):
+        test = fold == k
+        t = tally(_log_odds(trees_x, linear_x, truth, ~test, rng), truth[test])
+        weight = t.n_members * t.n_nonmembers
+        fold_value, fold_parts = delong(t)
+        value += weight * fold_value
+        parts += weight**2 * np.array(fold_parts)
+        weights += weight
+    parts /= weights**2
+    return float(value / weights), (float(parts[0]), float(parts[1]))
+
+
+def _subsample(membership: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted indices of at most `limit` records, half of them members where there are enough of both."""
+    groups = [np.flatnonzero(membership), np.flatnonzero(~membership)]
+    if len(membership) <= limit:
+        return np.arange(len(membership))
+    few = min(len(g) for g in groups)
+    sizes = [min(len(g), max(limit // 2, limit - few)) for g in groups]
+    return np.sort(np.concatenate([rng.permutation(g)[:size] for g, size in zip(groups, sizes)]))
+
+
+def _folds(truth: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) fold of each record, members and non-members spread evenly."""
+    fold = np.empty(len(truth), np.int64)
+    for group in (np.flatnonzero(truth), np.flatnonzero(~truth)):
+        fold[rng.permutation(group)] = np.arange(len(group)) % k
+    return fold
+
+
+def _log_odds(
+    trees_x: np.ndarray, linear_x: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Averaged log-odds of both classifiers on the records that are not in `train`."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    trees = HistGradientBoostingClassifier(
+        max_iter=40,
+        learning_rate=0.1,
+        max_leaf_nodes=15,
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=int(rng.integers(2**31)),
+    ).fit(trees_x[train], truth[train])
+    # Few records in many columns: the penalty grows with the columns.
+    linear = LogisticRegression(C=1.0 / max(linear_x.shape[1], 1), max_iter=200).fit(linear_x[train], truth[train])
+    return trees.decision_function(trees_x[~train]) + linear.decision_function(linear_x[~train])
+
+
+def _encode(records: Records, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Records and labels as two float32 matrices: for trees (NaN kept) and, standardised, for the linear model."""
+    columns = _columns(records.x, rng)
+    label = _column(np.asarray(records.y), "label", rng)
+    if columns.shape[1] > _MAX_COLUMNS:
+        columns = np.concatenate([_summary(columns), _reduce(columns, rng)], axis=1)
+    trees_x = np.concatenate([columns, label], axis=1).astype(np.float32)
+    return trees_x, _standardise(trees_x)
+
+
+def _columns(x: Any, rng: np.random.Generator) -> np.ndarray:
+    """(n, d) numbers of the features, whatever their form."""
+    if hasattr(x, "iloc") and hasattr(x, "columns"):
+        parts = [_column(x.iloc[:, j], str(name), rng) for j, name in enumerate(x.columns)]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(x), 0), np.float32)
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        flat = x.reshape(len(x), -1)
+        return np.concatenate([_column(flat[:, j], f"column {j}", rng) for j in range(flat.shape[1])], axis=1)
+    flat = x.reshape(len(x), -1)
+    if flat.shape[1] > _MAX_RAW:
+        _logger.info("The blind baseline looks at %d of %d values a record.", _MAX_RAW, flat.shape[1])
+        flat = flat[:, np.sort(rng.permutation(flat.shape[1])[:_MAX_RAW])]
+    return flat.astype(np.float32)
+
+
+def _column(values: Any, name: str, rng: np.random.Generator) -> np.ndarray:
+    """(n, k) float32 of one column: numbers and dates as they are, categories as codes, text as components."""
+    import pandas as pd
+
+    series = pd.Series(values).reset_index(drop=True)
+    if pd.api.types.is_datetime64_any_dtype(series.dtype):
+        days = pd.to_datetime(series, utc=True).to_numpy("datetime64[ns]")
+        # Days since the first one: nanoseconds since 1970 do not fit in float32.
+        return ((days - np.nanmin(days)) / np.timedelta64(1, "D")).astype(np.float32)[:, None]
+    if pd.api.types.is_timedelta64_dtype(series.dtype):
+        return (series / pd.Timedelta(days=1)).to_numpy(np.float32)[:, None]
+    if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
+        numbers = series.to_numpy(np.float64, na_value=np.nan)
+        return np.clip(numbers, -3e38, 3e38).astype(np.float32)[:, None]
+    return _text_or_category(series, name, rng)
+
+
+def _text_or_category(series: Any, name: str, rng: np.random.Generator) -> np.ndarray:
+    """Indicators of the commonest values; of columns with many values also length and components of words."""
+    import pandas as pd
+
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(object)
+    present = series.notna().to_numpy()
+    text = series.where(present, "").map(str)
+    counts = text[present].value_counts()
+    common = counts.index[:_MAX_CATEGORIES]
+    parts = [(~present).astype(np.float32)[:, None]]
+    parts += [(text == value).to_numpy(np.float32)[:, None] for value in common]
+    if len(counts) > _MAX_CATEGORIES:
+        frequency = text.map(counts).fillna(0).to_numpy(np.float32)[:, None]
+        dates = _dates(text, present)
+        lengths = text.str.len().to_numpy(np.float32)[:, None]
+        parts += [frequency, lengths, *([] if dates is None else [dates]), _words(text.tolist(), rng)]
+        _logger.debug("The blind baseline reads column %r as text (%d values).", name, len(counts))
+    return np.concatenate(parts, axis=1)
+
+
+def _dates(text: Any, present: np.ndarray) -> np.ndarray | None:
+    """(n, 1) days of a column of ISO dates written as text, or None if it is not one."""
+    import pandas as pd
+
+    if not text[present].head(50).str.match(r"^\d{4}-\d{2}-\d{2}").all():
+        return None
+    days = pd.to_datetime(text.str.slice(0, 10), format="%Y-%m-%d", errors="coerce")
+    if days.notna().sum() < 0.9 * present.sum():
+        return None
+    return ((days - days.min()) / pd.Timedelta(days=1)).to_numpy(np.float32)[:, None]
+
+
+def _words(texts: list[str], rng: np.random.Generator) -> np.ndarray:
+    """(n, k) leading components of hashed word counts; (n, 0) where there are no words."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    counts = HashingVectorizer(n_features=2**14, token_pattern=r"\w+").transform([t[:5000] for t in texts])
+    if counts.nnz == 0:
+        return np.zeros((len(texts), 0), np.float32)
+    svd = TruncatedSVD(_TEXT_COMPONENTS, n_iter=2, random_state=int(rng.integers(2**31)))
+    return svd.fit_transform(counts).astype(np.float32)
+
+
+def _summary(columns: np.ndarray) -> np.ndarray:
+    """(n, 4) mean, spread, smallest and largest value of each record: what PCA of wide records may miss."""
+    filled = np.nan_to_num(columns) if np.isnan(columns).any() else columns
+    return np.stack([filled.mean(1), filled.std(1), filled.min(1), filled.max(1)], axis=1)
+
+
+def _reduce(columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n, ≤ 64) leading principal components of the standardised columns."""
+    from sklearn.decomposition import PCA
+
+    scaled = _standardise(columns)
+    width = min(_MAX_COLUMNS, *scaled.shape)
+    pca = PCA(width, svd_solver="randomized", iterated_power=2, random_state=int(rng.integers(2**31)))
+    part = scaled if len(scaled) <= 5000 else scaled[rng.permutation(len(scaled))[:5000]]
+    return pca.fit(part).transform(scaled)
+
+
+def _standardise(columns: np.ndarray) -> np.ndarray:
+    """Mean 0 and spread 1 per column, in float32; missing values become the mean, constant columns 0."""
+    missing = np.isnan(columns)
+    if missing.any():
+        counts = np.maximum((~missing).sum(0), 1)
+        columns = np.where(missing, np.where(missing, 0, columns).sum(0, dtype=np.float64) / counts, columns)
+    mean, spread = columns.mean(0, dtype=np.float64), columns.std(0, dtype=np.float64)
+    return ((columns - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)

@@ -1,0 +1,256 @@
+"""The command line: `mlflow-privacy run | audit | gate | attacks`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlflow_privacy._version import __version__
+from mlflow_privacy.errors import ConfigError, PrivacyAuditError
+
+EXIT_BREACH, EXIT_ERROR = 1, 2
+
+
+class _Failure(click.ClickException):
+    exit_code = EXIT_ERROR
+
+
+class _Group(click.Group):
+    """Errors made on purpose are one clean line and exit code 2; 1 is kept for a gate's breach."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+                ctx.exit(EXIT_ERROR)
+            if isinstance(error, (PrivacyAuditError, _mlflow_exception())):
+                raise _Failure(str(error)) from error
+            traceback.print_exc()  # a bug, or a library's own error: the traceback is what helps
+            ctx.exit(EXIT_ERROR)
+
+
+def _mlflow_exception() -> type[BaseException]:
+    """MLflow's own errors, such as "no such model"; if MLflow is not loaded, none of them was raised."""
+    module = sys.modules.get("mlflow.exceptions")
+    return module.MlflowException if module else PrivacyAuditError
+
+
+def _quiet_logs(verbose: bool) -> None:
+    """Our own log lines, and from others warnings only: a database migration is nobody's news."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mlflow_privacy").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking._model_registry.client"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="mlflow-privacy")
+@click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Audit the privacy of registered MLflow models with membership inference.
+
+    The tracking server is MLflow's own: set MLFLOW_TRACKING_URI, or use the default store in the working directory.
+    """
+    if ctx.invoked_subcommand != "attacks":
+        _quiet_logs(debug)
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", help='For training and inference; "auto" leaves the config\'s.')
+@click.option("--seed", default="", help="Instead of the config's run.random_seed.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help='Override a key of the config; repeat it, or separate by blanks: "train.epochs=1 audit.num_ref_models=2".',
+)
+def run(config: Path, device: str, seed: str, overrides: tuple[str, ...]) -> None:
+    """Train, register and audit the targets of a CONFIG file.
+
+    \b
+    Examples:
+      mlflow-privacy run configs/quickstart.yaml
+      mlflow-privacy run configs/quickstart.yaml --seed 7 --set train.epochs=5 --set audit.num_ref_models=4
+    """
+    from mlflow_privacy.experiment_config import load_config
+
+    checked = load_config(config, _split_overrides(overrides), device=device.strip(), seed=_seed(seed))
+    from mlflow_privacy.console import experiment_text
+    from mlflow_privacy.experiment import run_experiment
+
+    report = run_experiment(checked)
+    click.echo(f"\n{experiment_text(report)}\n\n{_where_to_look(report.name, report.experiment_id)}")
+
+
+def _split_overrides(overrides: tuple[str, ...]) -> list[str]:
+    """Each text may hold several overrides, as a shell would split them; quotes keep blanks."""
+    try:
+        return [word for text in overrides for word in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"--set {' '.join(overrides)!r} cannot be split into key=value: {error}.") from error
+
+
+def _seed(text: str) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdigit():
+        raise ConfigError(f"--seed must be a whole number of at least 0, got {text!r}.")
+    return int(text)
+
+
+def _where_to_look(name: str, experiment_id: str) -> str:
+    """The address of the results, and how to start the UI if it is not running."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return f"See {uri.rstrip('/')}/#/models/{name} and {uri.rstrip('/')}/#/experiments/{experiment_id}"
+    start = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return f"{start}\nthen see http://127.0.0.1:5000/#/models/{name} and http://127.0.0.1:5000/#/experiments/{experiment_id}"
+
+
+@main.command()
+@click.argument("model_uri")
+@click.option("--num-ref-models", type=click.IntRange(min=0), help="Reference models in all; 0 trains none.")
+@click.option("--attack", "attacks", multiple=True, metavar="NAME", help="Attack to run, repeatable; see `attacks`.")
+@click.option("--train", help="Training records (the members): CSV, Parquet, NPZ, … Default: the model's lineage.")
+@click.option("--holdout", help="Held-out records (the non-members). Default: the model's lineage.")
+@click.option("--population", help="Records that no audited model trained on. Default: lineage, or the non-members.")
+@click.option("--targets", metavar="COLUMN", help="Label column of the files above.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="YAML or JSON file: how reference models are trained.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the reference splits.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Of inference.")
+@click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
+def audit(model_uri: str, recipe: Path | None, attacks: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Audit MODEL_URI, such as models:/credit-scorer/3, as mlflow.evaluate(..., evaluators=["privacy_meter"]) does.
+
+    \b
+    Examples:
+      mlflow-privacy audit models:/credit-scorer/3
+      mlflow-privacy audit models:/credit-scorer@champion --num-ref-models 16 --json
+      mlflow-privacy audit models:/credit-scorer/3 --train train.csv --holdout test.csv --targets default
+    """
+    options = {("random_seed" if key == "seed" else key): value for key, value in given.items() if value is not None}
+    if attacks:
+        options["attacks"] = list(attacks)
+    if recipe is not None:
+        options["recipe"] = _read_mapping(recipe)
+    import mlflow_privacy
+
+    result = mlflow_privacy.evaluate(model_uri, **options)
+    if as_json:
+        artifacts = {name: artifact.uri for name, artifact in result.artifacts.items()}
+        record = {"model_uri": model_uri, "run_id": result.run_id, "metrics": result.metrics, "artifacts": artifacts}
+        click.echo(json.dumps(record, indent=1, sort_keys=False, default=str))
+        return
+    from mlflow_privacy.console import audit_text
+
+    click.echo(f"{model_uri}, run {result.run_id}\n\n{audit_text(result.metrics)}")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds one mapping. Nothing in it is imported or executed."""
+    from mlflow_privacy.yaml_text import parse_yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {str(path)!r} cannot be read: {error}") from error
+    values = parse_yaml(text, name=path.name)
+    if not isinstance(values, dict):
+        raise ConfigError(f"the recipe {path.name} must be a mapping such as {{optimizer: SGD, epochs: 10}}.")
+    return values
+
+
+@main.command()
+@click.argument("model_uri")
+@click.option(
+    "--max",
+    "limits",
+    multiple=True,
+    required=True,
+    metavar="ATTACK/METRIC=LIMIT",
+    help='Largest value that passes, repeatable: "rmia/tpr_at_fpr_0.01=0.05".',
+)
+@click.option("--upper", is_flag=True, help="Compare the upper end of the interval: pass only what is surely below.")
+@click.option("--run-id", help="Of the audit to read. Default: the newest audit of the model.")
+def gate(model_uri: str, limits: tuple[str, ...], upper: bool, run_id: str | None) -> None:
+    """Exit with 1 and a line per breach if an audit of MODEL_URI found more than is allowed, else with 0.
+
+    Exit code 2 means that the question could not be answered: no audit, an unknown metric, a malformed limit.
+
+    \b
+    Examples:
+      mlflow-privacy gate models:/credit-scorer/3 --max rmia/auc=0.6
+      mlflow-privacy gate models:/credit-scorer/3 --max "rmia/tpr_at_fpr_0.01=0.05" --upper
+    """
+    wanted = _limits(limits)
+    from mlflow_privacy.gate import check_gate, latest_metrics
+
+    if run_id is None:
+        metrics = latest_metrics(model_uri)
+    else:
+        import mlflow
+
+        metrics = dict(mlflow.MlflowClient().get_run(run_id).data.metrics)
+    breaches = check_gate(metrics, wanted, upper=upper)
+    for breach in breaches:
+        click.echo(breach.line)
+    if breaches:
+        sys.exit(EXIT_BREACH)
+    end = "the upper end of its interval" if upper else "its value"
+    click.echo(f"{model_uri} passes: {', '.join(f'{name} <= {limit:g}' for name, limit in wanted.items())} by {end}.")
+
+
+def _limits(texts: tuple[str, ...]) -> dict[str, float]:
+    """{"rmia/auc": 0.6} of ["rmia/auc=0.6"]; all faults at once."""
+    limits: dict[str, float] = {}
+    faults = []
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = float("nan")
+        if not equals or not name.strip() or not 0 <= limit <= 1e9:
+            faults.append(f"--max {text!r} must be ATTACK/METRIC=LIMIT, such as rmia/tpr_at_fpr_0.01=0.05.")
+        elif name.strip() in limits:
+            faults.append(f"--max gives {name.strip()} twice.")
+        else:
+            limits[name.strip()] = limit
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return limits
+
+
+@main.command()
+def attacks() -> None:
+    """List the attacks with their threat models."""
+    from mlflow_privacy.attacks import ATTACKS
+
+    for name, attack in ATTACKS.items():
+        click.echo(f"{name}: {attack.title}")
+        click.echo(click.wrap_text(attack.threat_model, 100, "    ", "    "))
+        options = ", ".join(f"{key}={value!r}" for key, value in attack.options.items())
+        click.echo(f"    options: {options or 'none'}")
+        click.echo(f"    {attack.paper}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""`log_lineage`: stores, in the training run, what an audit will want to know."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse, urlunparse
+
+import numpy as np
+
+from mlflow_privacy.errors import LineageError
+from mlflow_privacy.lineage.files import read_path, write_table
+from mlflow_privacy.lineage.manifest import (
+    ROLES,
+    SPLIT,
+    Entry,
+    Manifest,
+    manifest_folder,
+    read_manifest,
+    write_manifest,
+)
+from mlflow_privacy.lineage.recipe import plain_recipe
+from mlflow_privacy.lineage.sources import read_uri
+from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_logger = logging.getLogger(__name__)
+_CONTEXT = {"train": "training", "holdout": "testing", "population": "population"}
+
+
+def log_lineage(
+    *,
+    train: Any = None,
+    holdout: Any = None,
+    population: Any = None,
+    recipe: Mapping[str, Any] | None = None,
+    targets: str | None = None,
+    mask: Any = None,
+    row_indices: Any = None,
+    store: Literal["copy", "reference"] = "copy",
+    run_id: str | None = None,
+    model_id: str | None = None,
+    client: MlflowClient | None = None,
+) -> None:
+    """Logs what a model is trained on, and how, so that it can be audited later from its URI alone.
+
+    Call it inside the training run. Data is stored as Parquet or NPZ artifacts under `privacy/lineage/`, never as a
+    pickle, with its full SHA-256, and appears on the run as dataset inputs. A second call adds to the first; what it
+    names again it replaces.
+
+    Args:
+      train: the records the model trains on: a DataFrame with the label column, (x, y), a torch dataset of (x, y)
+        pairs, a Hugging Face dataset, an MLflow dataset, or a path or URI of a data file.
+      holdout: records of the same distribution that it does not train on.
+      population: more such records, which no model trains on.
+      recipe: how it is trained, in plain values: {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 20, …}.
+      targets: the label column of frames.
+      mask: (n,) bool over the rows of `train`: True where the model trains on the row; the others are non-members.
+        Without `train` it is about the one training dataset that `mlflow.log_input` recorded on the run.
+      row_indices: instead of a mask, the indices of the rows the model trains on, or {"train": …, "holdout": …,
+        "population": …} where some rows play no role. Counted from 0 in the order of the data.
+      store: "copy" stores the data; "reference" keeps only URI, digest and row indices, for data that must not be
+        copied. Data without a URI must then be passed to the audit, which verifies it.
+      run_id: the training run; the active one if None.
+      model_id: tells this model's lineage apart from that of other models of the same run.
+      client: where the tracking server is; the current one if None.
+
+    Raises:
+      LineageError: there is no run, the data has no labels or cannot be stored without a pickle, or the recipe holds
+        something other than plain values.
+    """
+    import mlflow
+
+    client = client or mlflow.MlflowClient()
+    if store not in ("copy", "reference"):
+        raise LineageError(f'store must be "copy" or "reference", got {store!r}.')
+    given = {
+        role: data
+        for role, data in (("train", train), ("holdout", holdout), ("population", population))
+        if data is not None
+    }
+    if not given and recipe is None and mask is None and row_indices is None:
+        raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
+    plain = None if recipe is None else plain_recipe(recipe)
+    run_id = _training_run(client, run_id, model_id)
+    folder = manifest_folder(model_id)
+    earlier = read_manifest(client, run_id, folder) or Manifest()
+    entries = dict(earlier.entries)
+    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
+        for role, data in given.items():
+            rows = {"mask": mask, "row_indices": row_indices} if role == "train" else {}
+            entries[role] = _log_data(client, run_id, folder, Path(local), role, data, targets, store, **rows)
+        if "train" not in given and (mask is not None or row_indices is not None):
+            rows_of = membership_rows(mask, row_indices, None)
+            n = None if mask is None else len(np.asarray(mask))
+            entries[SPLIT] = Entry(
+                SPLIT, n=n, targets=targets, rows=_log_rows(client, run_id, folder, local, SPLIT, rows_of)
+            )
+        elif "train" in given:
+            entries.pop(SPLIT, None)
+    write_manifest(client, run_id, Manifest(entries, earlier.recipe if plain is None else plain), folder)
+
+
+def membership_rows(mask: Any, row_indices: Any, n: int | None) -> dict[str, np.ndarray] | None:
+    """Row indices per role from a mask or from indices; None if there is neither.
+
+    Raises:
+      LineageError: both are given, or they do not fit the number of rows.
+
+    >>> {role: rows.tolist() for role, rows in membership_rows([True, False, True], None, 3).items()}
+    {'train': [0, 2], 'holdout': [1]}
+    """
+    if mask is None and row_indices is None:
+        return None
+    if mask is not None and row_indices is not None:
+        raise LineageError("Pass mask= or row_indices=, not both.")
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.ndim != 1 or (n is not None and len(mask) != n):
+            raise LineageError(
+                f"mask must be {n if n is not None else 'n'} booleans, one per row of train, got {mask.dtype} of shape "
+                f"{mask.shape}. Row numbers go into row_indices."
+            )
+        return {"train": np.flatnonzero(mask), "holdout": np.flatnonzero(~mask)}
+    if isinstance(row_indices, Mapping):
+        stray = [role for role in row_indices if role not in ROLES]
+        if stray:
+            raise LineageError(f"row_indices names {', '.join(map(repr, stray))}; the roles are {', '.join(ROLES)}.")
+        rows = {role: _indices(index, role, n) for role, index in row_indices.items()}
+    else:
+        rows = {"train": _indices(row_indices, "train", n)}
+        if n is None:
+            raise LineageError(
+                'row_indices without train= must name the other rows too: {"train": [...], "holdout": [...]}; '
+                "or pass mask=."
+            )
+        rows["holdout"] = np.setdiff1d(np.arange(n), rows["train"])
+    every = np.concatenate([np.unique(index) for index in rows.values()])
+    if len(every) != len(np.unique(every)):
+        raise LineageError("row_indices gives the same row to two roles.")
+    return {role: index for role, index in rows.items() if len(index)}
+
+
+def _indices(index: Any, role: str, n: int | None) -> np.ndarray:
+    index = np.asarray(index)
+    if index.ndim != 1 or index.dtype.kind not in "iu":
+        raise LineageError(
+            f"row_indices of {role} must be whole numbers, got {index.dtype} of shape {index.shape}. "
+            "Booleans go into mask."
+        )
+    index = index.astype(np.int64)
+    if len(index) and (index.min() < 0 or (n is not None and index.max() >= n)):
+        raise LineageError(
+            f"row_indices of {role} reach from {index.min()} to {index.max()}, but the data has {n} rows."
+        )
+    return index
+
+
+def _training_run(client: Any, run_id: str | None, model_id: str | None) -> str:
+    """The run to log on."""
+    import mlflow
+
+    if run_id is not None:
+        return run_id
+    active = mlflow.active_run()
+    if active is not None:
+        return active.info.run_id
+    if model_id is not None and (source := client.get_logged_model(model_id).source_run_id):
+        return source
+    raise LineageError(
+        "log_lineage needs the training run: call it inside `with mlflow.start_run():`, or pass run_id=."
+    )
+
+
+def _log_data(
+    client: Any,
+    run_id: str,
+    folder: str,
+    local: Path,
+    role: str,
+    data: Any,
+    targets: str | None,
+    store: str,
+    *,
+    mask: Any = None,
+    row_indices: Any = None,
+) -> Entry:
+    """Logs one data set and returns its entry."""
+    uri, source = None, None
+    if isinstance(data, (str, Path)):
+        uri = _absolute(str(data))
+        table = as_table(read_uri(uri), targets=targets, what=role)
+    else:
+        table = as_table(data, targets=targets, what=role)
+        if store == "reference":
+            uri, source = _uri_of(data)
+    if not table.is_frame and table.y is None:
+        raise LineageError(f"{role} has features but no labels: pass ({role}_x, {role}_y).")
+    if table.is_frame and targets is not None and table.targets is None:
+        raise LineageError(
+            f"{role} has no target column {targets!r}; its columns are {', '.join(map(str, table.x.columns))}."
+        )
+    rows = membership_rows(mask, row_indices, len(table))
+    entry = Entry(role, n=len(table), targets=table.targets or targets, uri=uri if store == "reference" else None)
+    if store == "copy":
+        path = write_table(table, local, role)
+        stored = as_table(read_path(path), targets=entry.targets)  # the digest is of what will be read
+        client.log_artifact(run_id, str(path), folder)
+        entry = dataclasses.replace(entry, file=path.name, sha256=table_digest(stored))
+        source = _artifact_source(client, run_id, f"{folder}/{path.name}")
+    else:
+        if uri is not None and not isinstance(data, (str, Path)):
+            entry, source = _checked_reference(entry, table, uri, source, role)
+        else:
+            entry = dataclasses.replace(entry, sha256=table_digest(table))
+        source = source or _source_of_uri(uri)
+        if entry.uri is None:
+            _logger.warning(
+                "%s has no URI, so only its digest is kept: pass it to the audit as "
+                'evaluator_config={"privacy_meter": {"%s": ...}}.',
+                role,
+                role,
+            )
+    name = f"{role}-{str(entry.sha256)[:8]}-{run_id[:8]}"
+    entry = dataclasses.replace(
+        entry, name=name, rows=None if rows is None else _log_rows(client, run_id, folder, local, role, rows)
+    )
+    _log_input(client, run_id, table, source, name, str(entry.sha256), _CONTEXT[role], entry.targets)
+    return entry
+
+
+def _log_rows(client: Any, run_id: str, folder: str, local: Any, role: str, rows: Any) -> str:
+    path = Path(local) / f"{role}_rows.npz"
+    np.savez(path, **rows)
+    client.log_artifact(run_id, str(path), folder)
+    return path.name
+
+
+def _uri_of(data: Any) -> tuple[str | None, Any]:
+    """URI and source of an MLflow dataset that has a loadable one."""
+    source = getattr(data, "source", None)
+    uri = getattr(source, "uri", None) or getattr(source, "url", None)
+    return (_absolute(str(uri)), source) if uri else (None, source if hasattr(source, "to_json") else None)
+
+
+def _checked_reference(entry: Entry, table: Table, uri: str, source: Any, role: str) -> tuple[Entry, Any]:
+    """A reference is kept only if reading it gives the data: else the audit could never verify it."""
+    read = as_table(read_uri(uri), targets=entry.targets, what=role)
+    if len(read) != len(table):
+        raise LineageError(
+            f"{role} has {len(table)} rows, but its source {uri} has {len(read)}: pass the URI itself as {role}= and "
+            "the rows that were used as row_indices=."
+        )
+    return dataclasses.replace(entry, sha256=table_digest(read)), source
+
+
+def _absolute(uri: str) -> str:
+    """Local paths as absolute ones, since an audit may run in another directory."""
+    scheme = urlparse(uri).scheme
+    return str(Path(uri).resolve()) if scheme == "" or len(scheme) == 1 else uri
+
+
+# --- what MLflow's UI shows --------------------------------------------------------------------------------------
+
+
+def _artifact_source(client: Any, run_id: str, path: str) -> Any:
+    """A dataset source of an artifact that loads on any client which reaches the artifact store.
+
+    `runs:/` and `mlflow-artifacts:/` cannot be sources; a proxied artifact has an HTTP address instead. The manifest
+    does not depend on it.
+    """
+    root = client.get_run(run_id).info.artifact_uri.rstrip("/")
+    uri = f"{root}/{path}"
+    if urlparse(root).scheme != "mlflow-artifacts":
+        return _source_of_uri(uri)
+    tracking = client.tracking_uri
+    if urlparse(tracking).scheme not in ("http", "https"):
+        return None
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    return _source_of_uri(_without_password(MlflowArtifactsRepository.resolve_uri(uri, tracking)))
+
+
+def _without_password(url: str) -> str:
+    """A URL without the user and password in front of its host: a source is visible to everybody.
+
+    >>> _without_password("https://me:secret@host:5000/a")
+    'https://host:5000/a'
+    """
+    parts = urlparse(url)
+    return urlunparse(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _source_of_uri(uri: str | None) -> Any:
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.exceptions import MlflowException
+
+    if uri is None:
+        return None
+    try:
+        return resolve_dataset_source(uri)
+    except MlflowException:
+        return None
+
+
+def _log_input(
+    client: Any, run_id: str, table: Table, source: Any, name: str, sha256: str, context: str, targets: str | None
+) -> None:
+    """Logs the MLflow dataset input.
+
+    The name is unique to content and run: MLflow keeps the first source of a (name, digest) pair.
+    """
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.numpy_dataset import from_numpy
+    from mlflow.data.pandas_dataset import from_pandas
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = source or CodeDatasetSource(tags={})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hints on integer columns are about serving
+        dataset: Any
+        if table.is_frame:
+            dataset = from_pandas(table.x, source=source, name=name)
+        else:
+            dataset = from_numpy(table.x, source=source, targets=table.y, name=name)  # type: ignore[arg-type]
+        entity = dataset._to_mlflow_entity()
+    tags = [InputTag("mlflow.data.context", context), InputTag("privacy.sha256", sha256)]
+    client.log_inputs(run_id, [DatasetInput(entity, tags)])

@@ -1,0 +1,112 @@
+"""Recipe of a resolved model: settings from the caller, the manifest, the run parameters; in that order."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.errors import LineageError, RecipeError, UnsafeError
+from mlflow_privacy.types import Recipe, Records, Task
+
+
+def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain JSON values: NumPy scalars as numbers, tuples as lists.
+
+    Raises:
+      LineageError: with every value that is not plain, and where it is.
+
+    >>> plain_recipe({"optimizer": "sgd", "milestones": (60, np.int64(120))})
+    {'optimizer': 'sgd', 'milestones': [60, 120]}
+    """
+    if not isinstance(recipe, Mapping):
+        raise LineageError(f"recipe must be a mapping of plain values, got {type(recipe).__name__}.")
+    faults: list[str] = []
+
+    def plain(value: Any, path: str) -> Any:
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, float) and not np.isfinite(value):
+            faults.append(f"{path} is {value}")
+        elif isinstance(value, Mapping):
+            stray = [k for k in value if not isinstance(k, str)]
+            faults.extend(f"{path} has the key {k!r}, which is not a string" for k in stray)
+            return {str(k): plain(v, f"{path}[{k!r}]") for k, v in value.items()}
+        elif isinstance(value, (list, tuple)):
+            return [plain(v, f"{path}[{i}]") for i, v in enumerate(value)]
+        elif not (value is None or isinstance(value, (str, int, float, bool))):
+            name = getattr(value, "__name__", type(value).__name__)
+            faults.append(f"{path} is {name!r}, a live {type(value).__name__}")
+        return value
+
+    out = plain(recipe, "recipe")
+    if faults:
+        raise LineageError(
+            "The recipe must hold plain values only (numbers, strings, lists, mappings), so that it can be stored as "
+            f"JSON: {'; '.join(faults)}. Write a name instead, such as "
+            '{"optimizer": "sgd"}; code goes into evaluator_config={"privacy_meter": {"train_fn": ...}}.'
+        )
+    return out
+
+
+def recipe_settings(
+    native: Any, options: AuditOptions, logged: Mapping[str, Any] | None, params: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """Settings layered by who says them, and their source in words.
+
+    A key that the caller gives wins over the manifest's, that over the run's parameters. Run parameters count for
+    PyTorch modules only: an estimator holds its own.
+    """
+    from mlflow_privacy.trainers import recipe_settings_from_params
+    from mlflow_privacy.trainers.settings import ALIASES
+
+    torch = sys.modules.get("torch")
+    is_module = torch is not None and isinstance(native, torch.nn.Module)
+    layers = [
+        ("run parameters", recipe_settings_from_params(params) if is_module and options.train_fn is None else {}),
+        ("log_lineage", logged or {}),
+        ("evaluator_config", options.recipe or {}),
+    ]
+    settings: dict[str, Any] = {}
+    for _, layer in layers:
+        keys = {ALIASES.get(k, k) for k in layer} if is_module else set()
+        settings = {k: v for k, v in settings.items() if ALIASES.get(k, k) not in keys}
+        settings.update(layer)
+    used = [name for name, layer in reversed(layers) if layer]
+    if options.train_fn is not None:
+        used.insert(0, "train_fn")
+    return settings, ", then ".join(used) or "the model itself"
+
+
+def resolve_recipe(
+    native: Any,
+    options: AuditOptions,
+    *,
+    logged: Mapping[str, Any] | None,
+    params: Mapping[str, str],
+    task: Task,
+    pool: Records,
+) -> tuple[Recipe | None, str]:
+    """The recipe, or None and why there is none.
+
+    Raises:
+      RecipeError, UnsafeError: what the caller gave explicitly cannot be used.
+    """
+    from mlflow_privacy.trainers import import_allowed, make_recipe
+
+    settings, source = recipe_settings(native, options, logged, params)
+    train_fn = options.train_fn
+    explicit = options.recipe is not None or train_fn is not None
+    try:
+        dotted = settings.get("train_fn")
+        if isinstance(dotted, str):
+            del settings["train_fn"]
+            train_fn = train_fn or import_allowed(dotted, options.allow_code)
+        return make_recipe(native, settings, train_fn=train_fn, task=task, source=source, data=pool), ""
+    except (RecipeError, UnsafeError) as error:
+        if explicit:
+            raise
+        return None, str(error)

@@ -1,0 +1,246 @@
+"""Table → Records: which column is the label, and the form of features that the model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import LineageError
+from mlflow_privacy.lineage.tables import Table
+from mlflow_privacy.types import Records, Task
+
+_REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson")
+_CLASSIFICATION_LOSSES = ("crossentropy", "ce", "bce", "nll", "hinge", "logloss")
+_MANY_LABELS = 20
+
+
+def to_records(
+    table: Table,
+    prefix: str,
+    *,
+    index: np.ndarray | None = None,
+    targets: str | None = None,
+    inputs: Sequence[str] | None = None,
+) -> Records:
+    """Splits a table into features and labels, and names its records.
+
+    Args:
+      table: n rows.
+      prefix: of the row ids: "train" gives "train:0", "train:1", …: row numbers of the data set, from 0.
+      index: which rows; all if None.
+      targets: the label column, as the caller or the lineage names it.
+      inputs: the feature columns of the model's signature; other columns are left out.
+
+    Raises:
+      LineageError: which column holds the labels is not known, or there are no labels.
+
+    >>> to_records(Table(np.eye(3), np.arange(3)), "train", index=np.array([2])).row_ids.tolist()
+    ['train:2']
+    """
+    x, y = table.x, table.y
+    if table.is_frame:
+        x, y = _split_frame(x, table.targets if targets is None else targets, inputs)
+    elif y is None:
+        raise LineageError("it has features but no labels: log (features, targets) together")
+    y = plain_labels(y)
+    row_ids = np.arange(len(y)) if index is None else np.asarray(index)
+    if index is not None:
+        x, y = (x.iloc[index] if hasattr(x, "iloc") else x[index]), y[index]
+    if hasattr(x, "iloc"):
+        x = _stacked(x.reset_index(drop=True))
+    return Records(x, y, np.array([f"{prefix}:{i}" for i in row_ids.tolist()], dtype=str))
+
+
+def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) -> tuple[Any, np.ndarray]:
+    """Feature columns and labels; without a name the labels are the only column that the model does not take."""
+    names = {str(c): c for c in frame.columns}
+    known = list(inputs or [])
+    missing = [name for name in known if name not in names]
+    if known and missing:
+        raise LineageError(
+            f"it has no column {', '.join(map(repr, missing[:5]))}, which the model's signature takes; its columns are "
+            f"{_some(names)}"
+        )
+    if targets is not None and targets not in names:
+        raise LineageError(f"it has no target column {targets!r}; its columns are {_some(names)}")
+    rest = [name for name in names if name not in known]
+    if targets is None:
+        if not known:
+            raise LineageError(
+                f"which of its columns holds the labels is not recorded ({_some(names)}); name it: "
+                'log_lineage(targets=...), or evaluator_config={"privacy_meter": {"targets": ...}}'
+            )
+        if len(rest) != 1:
+            raise LineageError(
+                (
+                    f"its columns {_some(rest)} are no inputs of the model, so which of them is the label is not known"
+                    if rest
+                    else "all its columns are inputs of the model, so it has no labels"
+                )
+                + '; name it: log_lineage(targets=...), or evaluator_config={"privacy_meter": {"targets": ...}}'
+            )
+        targets = rest[0]
+    features = [n for n in known if n != targets] if known else [n for n in names if n != targets]
+    return frame[[names[n] for n in features]], frame[names[targets]].to_numpy()
+
+
+def _some(names: Any) -> str:
+    shown = [repr(n) for n in names]
+    return ", ".join(shown[:8]) + (f", … ({len(shown)} in all)" if len(shown) > 8 else "")
+
+
+def _stacked(frame: Any) -> Any:
+    """A single column of equally shaped arrays as one array; every other frame as it is."""
+    if frame.shape[1] != 1 or getattr(frame.dtypes.iloc[0], "kind", "") != "O" or not len(frame):
+        return frame
+    column = frame.iloc[:, 0].to_numpy()
+    if not all(isinstance(v, (list, tuple, np.ndarray)) for v in column):
+        return frame
+    try:
+        array = np.array([_nested(v) for v in column])
+    except ValueError:  # ragged
+        return frame
+    return frame if array.dtype.hasobject or array.dtype.kind not in "biuf" else array
+
+
+def _nested(value: Any) -> Any:
+    """Arrays of arrays, as Parquet returns lists of lists, as one array."""
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        return np.stack([np.asarray(_nested(v)) for v in value])
+    return value
+
+
+def plain_labels(y: Any) -> np.ndarray:
+    """(n,) labels as numbers or strings, without Python objects; (n, 1) becomes (n,).
+
+    Raises:
+      LineageError: labels are missing.
+
+    >>> plain_labels(np.array(["a", "b"], dtype=object)).dtype.kind
+    'U'
+    """
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dtype.hasobject:
+        missing = sum(v is None or v != v for v in y.ravel())
+        if missing:
+            raise LineageError(f"{missing} of its {len(y)} labels are missing: leave those records out")
+        values = y.tolist()
+        if all(isinstance(v, (bool, int, float, np.number)) for v in np.ravel(values)):
+            return np.array(values)
+        return y.astype(str)
+    if y.dtype.kind == "f" and np.isnan(y).any():
+        raise LineageError(f"{int(np.isnan(y).sum())} of its {len(y)} labels are missing: leave those records out")
+    return y
+
+
+def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] | None) -> Records:
+    """Features in the form that the model was trained on: columns by name, a plain matrix, or texts.
+
+    A module takes numbers; an estimator that was fitted without column names takes a matrix, one that was fitted with
+    names takes a frame; a text vectoriser takes the texts themselves.
+    """
+    x = records.x
+    if hasattr(x, "iloc"):
+        numeric = all(getattr(dtype, "kind", "O") in "biuf" for dtype in x.dtypes)
+        if _takes_texts(native) and x.shape[1] == 1:
+            x = x.iloc[:, 0].to_numpy(dtype=object)
+        elif numeric and flavor == "pytorch":
+            x = x.to_numpy(np.float32)
+        elif numeric and flavor in ("sklearn", "xgboost", "lightgbm") and not _has_names(native):
+            x = x.to_numpy()
+    elif getattr(x, "ndim", 0) == 2:
+        names = list(native.feature_names_in_) if _has_names(native) else list(inputs or [])
+        named = _has_names(native) or flavor == "pyfunc"
+        if named and len(names) == x.shape[1]:
+            import pandas as pd
+
+            x = pd.DataFrame(x, columns=names)
+    return records if x is records.x else Records(x, records.y, records.row_ids)
+
+
+def _has_names(native: Any) -> bool:
+    """Whether an estimator was fitted on named columns."""
+    return getattr(native, "feature_names_in_", None) is not None
+
+
+def _takes_texts(native: Any) -> bool:
+    steps = getattr(native, "steps", None)
+    first = steps[0][1] if steps else native
+    return hasattr(first, "analyzer") and hasattr(first, "input")
+
+
+def same_form(first: Records, other: Records, what: str) -> Records:
+    """`other` with the columns, shape and kind of labels of `first`.
+
+    Raises:
+      LineageError: it cannot have them.
+    """
+    a, b = first.x, other.x
+    if hasattr(a, "iloc"):
+        import pandas as pd
+
+        if not hasattr(b, "iloc"):
+            if np.ndim(b) != 2 or b.shape[1] != a.shape[1]:
+                raise LineageError(
+                    f"the {what} are an array of shape {np.shape(b)}, the members have {a.shape[1]} columns"
+                )
+            b = pd.DataFrame(b, columns=a.columns)
+        missing = [c for c in a.columns if c not in b.columns]
+        if missing:
+            raise LineageError(f"the {what} have no column {_some(missing)}, which the members have")
+        b = b[list(a.columns)]
+    else:
+        b = b.to_numpy() if hasattr(b, "iloc") else b
+        if np.shape(a)[1:] != np.shape(b)[1:]:
+            raise LineageError(
+                f"the {what} have records of shape {np.shape(b)[1:]}, the members of shape {np.shape(a)[1:]}"
+            )
+    strings = [np.asarray(r.y).dtype.kind in "US" for r in (first, other)]
+    if strings[0] != strings[1] or np.ndim(first.y) != np.ndim(other.y):
+        raise LineageError(
+            f"the {what} have labels such as {other.y[0]!r}, the members such as {first.y[0]!r}: use one kind of labels"
+        )
+    return other if b is other.x else Records(b, other.y, other.row_ids)
+
+
+def infer_task(native: Any, y: np.ndarray, loss: str | None = None) -> Task:
+    """Classification or regression: what the estimator is, else what the loss is for, else what the labels are.
+
+    Whole numbers and strings are classes, unless the numbers are many and spread like amounts; fractions are
+    regression targets, except the two values 0 and 1.
+
+    >>> infer_task(None, np.array([0, 1, 1])), infer_task(None, np.array([0.5, 1.25]))
+    ('classification', 'regression')
+    >>> infer_task(None, np.array([0.0, 1.0]), "mse")
+    'regression'
+    """
+    kind = getattr(native, "_estimator_type", None) or _sklearn_type(native)
+    if kind in ("classifier", "regressor"):
+        return "classification" if kind == "classifier" else "regression"
+    name = (loss or "").lower().rpartition(".")[2].replace("_", "")
+    if name.startswith(_REGRESSION_LOSSES):
+        return "regression"
+    if name.startswith(_CLASSIFICATION_LOSSES):
+        return "classification"
+    y = np.asarray(y)
+    if y.dtype.kind in "USOb":
+        return "classification"
+    if y.ndim > 1:
+        return "regression"
+    values = np.unique(y)
+    if y.dtype.kind == "f":
+        return "classification" if np.isin(values, (0.0, 1.0)).all() else "regression"
+    spread = values[0] < 0 or values[-1] >= 2 * len(y)
+    return "regression" if spread and len(values) > max(_MANY_LABELS, len(y) / 2) else "classification"
+
+
+def _sklearn_type(native: Any) -> str | None:
+    if not hasattr(native, "get_params"):
+        return None
+    from sklearn.base import is_classifier, is_regressor
+
+    return "classifier" if is_classifier(native) else "regressor" if is_regressor(native) else None

@@ -1,0 +1,232 @@
+"""Model URI → AuditTarget: members, non-members, population and recipe, from what the caller gives and MLflow holds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.errors import LineageError, UnsafeError
+from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
+from mlflow_privacy.lineage.model import LoadedModel, load_model
+from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
+from mlflow_privacy.lineage.pool import build_pool, subsample, without
+from mlflow_privacy.lineage.recipe import recipe_settings, resolve_recipe
+from mlflow_privacy.lineage.records import for_model, infer_task, same_form, to_records
+from mlflow_privacy.types import AuditTarget, DataSource, Records
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.pyfunc import PyFuncModel
+
+_logger = logging.getLogger(__name__)
+_MEANING = {"train": "members", "holdout": "non_members", "population": "population"}
+
+
+def resolve_target(
+    model: str | PyFuncModel,
+    options: AuditOptions | None = None,
+    *,
+    loaded: PyFuncModel | None = None,
+    client: MlflowClient | None = None,
+) -> AuditTarget:
+    """Finds what a model was trained on, and how: its members, non-members, population and recipe.
+
+    What `options` holds (`train`, `holdout`, `population`, `targets`, `recipe`) wins over what
+    `mlflow_privacy.log_lineage` wrote, and that over the dataset inputs of the source run. Loaded data is verified
+    against its logged digest. Exact duplicates of members are left out of the non-members, and both out of the
+    population.
+
+    Args:
+      model: URI, or a loaded pyfunc model; see `resolve_model`.
+      options: the defaults if None.
+      loaded: the model as a pyfunc model, if it is loaded already.
+      client: where registry and tracking server are; the current ones if None.
+
+    Returns:
+      The target; `recipe` is None, with `recipe_problem`, where reference models cannot be trained.
+
+    Raises:
+      LineageError: members or non-members cannot be found, loaded or verified; names every input and the remedies.
+      RecipeError: the recipe or `train_fn` in `options` cannot train a reference model.
+      UnsafeError: a source is a pickle, or the recipe in `options` names code that is not allowed.
+    """
+    import mlflow
+
+    options, client = options or AuditOptions(), client or mlflow.MlflowClient()
+    found = load_model(model, loaded=loaded, client=client)
+    audited, label = found.model, found.model.uri
+    run = None if audited.run_id is None else get_run(client, audited.run_id)
+    problems, notes = Problems(), list(found.notes)
+    manifest = Manifest()
+    if run is not None:
+        try:
+            manifest = model_manifest(client, run.info.run_id, audited.model_id)
+        except LineageError as error:  # it may say that only a part of the data was trained on
+            problems.add(None, str(error), error)
+            problems.fatal = True
+    inputs = dataset_inputs(client, run, audited.model_id)
+    parts = gather(options, manifest, inputs, client, audited.run_id, problems)
+    records = _records(parts, options, found, problems)
+    if not records["train"] or not records["holdout"] or problems.fatal or any(r == "train" for r, _ in problems.lines):
+        raise _lineage_error(label, run, audited.run_id, inputs, records, problems)
+    notes.extend(f"Left out: {text}." for _, text in problems.lines)
+    notes.extend(_status_notes(parts))
+    try:
+        members = _joined(records["train"], "members")
+        non_members = _joined(records["holdout"], "non-members")
+        pool, membership, n_duplicates = build_pool(members, non_members)
+        population, outside = _population(records["population"], pool, options)
+    except LineageError as error:
+        raise LineageError(f"{label} cannot be audited: {error}. {_remedy()}") from error
+    notes.extend(outside)
+    if n_duplicates > 0.1 * len(non_members):
+        notes.append(
+            f"{n_duplicates} of {len(non_members)} held-out records are exact copies of training records and were left "
+            "out: check how the data was split."
+        )
+    native, params = audited.native, {} if run is None else dict(run.data.params)
+    settings, _ = recipe_settings(native, options, manifest.recipe, params)
+    loss = settings.get("loss")
+    task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
+    pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
+    recipe, problem = resolve_recipe(native, options, logged=manifest.recipe, params=params, task=task, pool=pool)
+    _logger.info("%s: %d members, %d non-members, %s", label, membership.sum(), (~membership).sum(), task)
+    return AuditTarget(
+        model=audited,
+        pool=pool,
+        membership=membership,
+        task=task,
+        population=population,
+        recipe=recipe,
+        recipe_problem=problem,
+        sources=tuple(_data_source(part) for part in parts),
+        n_duplicates=n_duplicates,
+        warnings=tuple(notes),
+    )
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def _records(
+    parts: Sequence[Part], options: AuditOptions, found: LoadedModel, problems: Problems
+) -> dict[str, list[Records]]:
+    """Records per role, in the form the model takes."""
+    model, out = found.model, {role: [] for role in ROLES}  # type: ignore[var-annotated]
+    inputs: Sequence[str] | None = found.inputs
+    if inputs is None and getattr(model.native, "feature_names_in_", None) is not None:
+        inputs = [str(name) for name in model.native.feature_names_in_]
+    for part in parts:
+        try:
+            records = to_records(part.table, part.prefix, index=part.index, targets=part.targets, inputs=inputs)
+            if not len(records):
+                raise LineageError("it has no records")
+        except LineageError as error:
+            problems.add(part.role, f'"{part.name}" from {part.source}: {error}', error)
+            continue
+        out[part.role].append(for_model(records, model.native, model.flavor, inputs))
+    return out
+
+
+def _joined(parts: Sequence[Records], what: str) -> Records:
+    """All parts of a role as one."""
+    return Records.concat([parts[0], *(same_form(parts[0], part, what) for part in parts[1:])])
+
+
+def _population(parts: Sequence[Records], pool: Records, options: AuditOptions) -> tuple[Records | None, list[str]]:
+    """The population without records of the pool, at most `population_size` of it."""
+    if not parts:
+        return None, []
+    everyone = same_form(pool, _joined(parts, "population"), "population records")
+    population, inside = without(everyone, [pool])
+    notes = []
+    if inside:
+        notes.append(f"{inside} of {len(everyone)} population records are in the pool too and were left out.")
+    if not len(population):
+        notes.append("Nothing is left of the population: the non-members stand in for it.")
+        return None, notes
+    return subsample(population, options.population_size, options.random_seed), notes
+
+
+def _cast_labels(records: Records, task: str) -> Records:
+    """Class labels that are whole numbers as integers."""
+    y = records.y
+    if task == "classification" and y.dtype.kind == "f" and (y == np.round(y)).all():
+        return Records(records.x, y.astype(np.int64), records.row_ids)
+    return records
+
+
+# --- what is said ------------------------------------------------------------------------------------------------
+
+
+def _data_source(part: Part) -> DataSource:
+    n = len(part.table) if part.index is None else len(part.index)
+    return DataSource(_MEANING[part.role], part.name, part.source, n, part.digest, part.status)
+
+
+def _status_notes(parts: Sequence[Part]) -> list[str]:
+    """Sentences on data that was not verified."""
+    notes = []
+    for part in parts:
+        if part.note:
+            notes.append(part.note)
+        if part.status == "overridden":
+            notes.append(
+                f'The data "{part.name}" at {part.source} is not the data that was logged (digest {part.digest}): the '
+                "membership it stands for may be wrong. It was used because allow_digest_mismatch is set."
+            )
+        elif part.status == "no digest":
+            notes.append(f'The data "{part.name}" at {part.source} has no digest that could be verified.')
+    return notes
+
+
+def _remedy(roles: Sequence[str] = ("train", "holdout")) -> str:
+    """What the person can do."""
+    config = ", ".join(f'"{role}": ...' for role in roles)
+    arguments = ", ".join(f"{role}=..." for role in dict.fromkeys(("train", "holdout", *roles)))
+    return (
+        f"Log it with mlflow_privacy.log_lineage({arguments}) in the training run, or pass "
+        f'evaluator_config={{"privacy_meter": {{{config}}}}}.'
+    )
+
+
+def _lineage_error(
+    label: str,
+    run: Any,
+    run_id: str | None,
+    inputs: Sequence[Input],
+    records: dict[str, list[Records]],
+    problems: Problems,
+) -> LineageError | UnsafeError:
+    """One error with everything that is in the way."""
+    failed = {role for role, _ in problems.lines}
+    missing = [role for role in ("train", "holdout") if not records[role] or (role == "train" and role in failed)]
+    words = {"train": "training data", "holdout": "held-out data (non-members)"}
+    if missing:
+        head = f"{label} has no {' and no '.join(words[role] for role in missing)} that can be loaded"
+    else:
+        head = f"{label} cannot be audited"
+    lines = [text for _, text in problems.lines]
+    if run is None:
+        lines.append(
+            "the model does not say which run trained it" if run_id is None else f"its source run {run_id} is not here"
+        )
+    for role in missing:
+        if role not in failed and run is not None:
+            contexts = ", ".join(map(repr, CONTEXTS[role]))
+            lines.append(f"its source run {run_id} has no dataset input with the context {contexts}")
+    for item in inputs:
+        if item.role is None:
+            lines.append(
+                f"its input {item} was logged with {'another' if item.context else 'no'} context, so whether the "
+                'model trained on it is not known: use mlflow.log_input(dataset, context="training"), or "testing"'
+            )
+    if len(lines) == 1:
+        text = f"{head}: {lines[0]}. {_remedy(missing) if missing else ''}"
+    else:
+        text = "\n".join([f"{head}:", *(f"  - {line}." for line in lines), _remedy(missing) if missing else ""])
+    return (UnsafeError if problems.unsafe else LineageError)(text.rstrip())

@@ -1,0 +1,192 @@
+"""Signals of PyTorch modules: batched forward passes, φ on the device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mlflow_privacy.errors import SignalError
+from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
+from mlflow_privacy.signals.regression import gaussian_outputs
+from mlflow_privacy.trainers.torch_tensors import (
+    Feeder,
+    features,
+    first_tensor,
+    input_dtype,
+    label_indices,
+    resolve_device,
+)
+from mlflow_privacy.types import ModelOutputs, Records, Task
+
+_logger = logging.getLogger(__name__)
+_SOFTMAX_FLOOR = 1e-30  # each probability of a softmax is exact to float32's range, other than 1 - p
+
+
+def module_outputs(
+    module: torch.nn.Module,
+    records: Records,
+    *,
+    task: Task,
+    classes: np.ndarray | None = None,
+    device: str = "auto",
+    batch_size: int = 1024,
+    scale: float | None = None,
+) -> ModelOutputs:
+    """Outputs of a module; it is left on its device and in its training modes.
+
+    Outputs (n, c) are logits (or log-probabilities, which give the same φ) unless every row is a distribution; outputs
+    (n, 1) or (n,) are the logit of the second class unless all lie in [0, 1].
+
+    Raises:
+      SignalError: outputs of another shape, labels that do not fit, NaN, or no memory for a single record.
+    """
+    with evaluating(module, resolve_device(device)) as where:
+        dtype = input_dtype(module)
+        feeder = Feeder(features(records.x, dtype, error=SignalError), where, dtype)
+        if task == "regression":
+            parts = forward(module, feeder, len(records), batch_size, lambda output, start: _values(output).cpu())
+            return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
+        index: dict[int, torch.Tensor] = {}
+
+        def read(output: torch.Tensor, start: int) -> _Phi:
+            n_outputs = _n_outputs(output)
+            if n_outputs not in index:
+                known = np.unique(records.y) if classes is None else classes
+                columns = label_indices(records.y, known, max(n_outputs, 2), error=SignalError)
+                index[n_outputs] = torch.from_numpy(columns).to(where)
+            return _phi(output, index[n_outputs][start : start + len(output)])
+
+        parts = forward(module, feeder, len(records), batch_size, read)
+        whole = _Phi(*(torch.cat(column) for column in zip(*parts)))
+        if bool(whole.distribution.all()):
+            return outputs_from_phi(whole.probability.cpu().numpy(), whole.likely.cpu().numpy())
+        return outputs_from_phi(whole.logit.cpu().numpy(), whole.correct.cpu().numpy())
+
+
+class _Phi(NamedTuple):
+    """What a batch of outputs says, read both ways; all (b,). Which one holds is decided over all records."""
+
+    logit: torch.Tensor
+    correct: torch.Tensor
+    probability: torch.Tensor
+    likely: torch.Tensor
+    distribution: torch.Tensor
+
+
+def _n_outputs(output: torch.Tensor) -> int:
+    if output.ndim == 1:
+        return 1
+    if output.ndim != 2 or output.shape[1] < 1:
+        raise SignalError(
+            f"The module gives outputs of shape {tuple(output.shape)} for {output.shape[0]} records; a classifier "
+            "must give (n, classes), or (n,) for two classes. For another form of output wrap the model in a pyfunc."
+        )
+    return output.shape[1]
+
+
+def _values(output: torch.Tensor) -> torch.Tensor:
+    """In a precision that log and exp keep; float32 where the device has no float64."""
+    return output.float() if output.device.type == "mps" else output.double()
+
+
+def _phi(output: torch.Tensor, index: torch.Tensor) -> _Phi:
+    """`classification.phi_from_logits` and `phi_from_probabilities` on the device."""
+    resolution = torch.finfo(output.dtype).eps / 2 if output.is_floating_point() else 0.5
+    values = _values(output)
+    if _n_outputs(output) == 1:
+        values = values.reshape(-1)
+        floor, distribution = resolution, (values >= 0) & (values <= 1)
+        p = torch.stack([1 - values, values], dim=1)
+        values = torch.stack([torch.zeros_like(values), values], dim=1)
+    else:
+        near_one = (values.sum(dim=1) - 1).abs() <= PROBABILITY_TOLERANCE
+        floor, distribution, p = _SOFTMAX_FLOOR, near_one & (values >= 0).all(dim=1), values
+    column = index[:, None]
+    own_logit, own = values.gather(1, column)[:, 0], p.gather(1, column)[:, 0]
+    other_logit = values.scatter(1, column, float("-inf")).logsumexp(dim=1)
+    other = p.scatter(1, column, 0.0).sum(dim=1)
+    clipped = [value.clamp(floor, 1 - floor).log() for value in (own, other)]
+    return _Phi(
+        own_logit - other_logit,
+        values.argmax(dim=1) == index,
+        clipped[0] - clipped[1],
+        p.argmax(dim=1) == index,
+        distribution,
+    )
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module, device: torch.device) -> Iterator[torch.device]:
+    """The module in evaluation mode on a device; device and modes are put back. Yields where it runs.
+
+    A module spread over several devices stays where it is.
+    """
+    modes = {sub: sub.training for sub in module.modules()}
+    places = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    home = next(iter(places)) if len(places) == 1 else None
+    where = device if len(places) <= 1 else next(module.parameters()).device
+    try:
+        if home is not None and home != where:
+            module.to(where)
+        module.eval()
+        with torch.no_grad():  # not inference_mode: a module may cache a tensor that training needs later
+            yield where
+    finally:
+        for sub, mode in modes.items():
+            sub.training = mode
+        if home is not None and home != where:
+            module.to(home)
+
+
+def forward(
+    module: torch.nn.Module,
+    feeder: Feeder,
+    n: int,
+    batch_size: int,
+    read: Callable[[torch.Tensor, int], object],
+) -> list:
+    """`read(output, start)` of each batch, in order; the batch is halved when the device runs out of memory.
+
+    Raises:
+      SignalError: a single record does not fit, or the module does not take the records.
+    """
+    parts, start = [], 0
+    while start < n:
+        stop, output = min(start + batch_size, n), None
+        with contextlib.suppress(torch.cuda.OutOfMemoryError):  # the traceback would keep what must be freed
+            output = _output(module, feeder.slice(start, stop), checked=start > 0)
+            parts.append(read(output, start))
+            start = stop
+            continue
+        del output
+        if stop - start == 1:
+            raise SignalError("The device has no memory for a single record. Use device='cpu'.")
+        batch_size = (stop - start) // 2
+        _logger.warning("Out of memory; going on with batches of %d records.", batch_size)
+        torch.cuda.empty_cache()
+    return parts
+
+
+def _output(module: torch.nn.Module, batch: torch.Tensor, *, checked: bool) -> torch.Tensor:
+    """The module's output (b, ...); what it raises on its first batch is a misfit of module and records."""
+    try:
+        output = first_tensor(module(batch), error=SignalError)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError) as error:
+        if checked:
+            raise
+        raise SignalError(
+            f"The module does not take records of shape {tuple(batch.shape[1:])} and type {batch.dtype}: {error}"
+        ) from error
+    if output.ndim == 0 or len(output) != len(batch):
+        raise SignalError(
+            f"The module gives an output of shape {tuple(output.shape)} for {len(batch)} records; its first dimension "
+            "must be the records."
+        )
+    return output

@@ -1,0 +1,354 @@
+"""Results into MLflow: the audit run, the logged model, and the model version; and the way back to them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient
+from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from mlflow_privacy.errors import StoreError
+from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.report.figures import roc_figure, score_histograms
+from mlflow_privacy.report.markdown import brief_verdict, markdown_verdict, replace_block
+from mlflow_privacy.report.tables import audit_json, metrics_json, roc_csv, scores_table
+from mlflow_privacy.report.text import (
+    blind_differs,
+    format_estimate,
+    headline_attack,
+    interval_digits,
+    plain_text,
+    verdict,
+)
+from mlflow_privacy.types import AuditedModel, AuditResult
+
+if TYPE_CHECKING:
+    from mlflow.data.dataset import Dataset
+    from mlflow.models.evaluation import EvaluationArtifact
+
+_logger = logging.getLogger(__name__)
+
+FOLDER = "privacy"
+# Stays with the audit run: a list of who was in the training data should not travel with every deployed copy.
+RUN_ONLY = ("scores.parquet",)
+NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
+_TAG_FPR = 0.01  # one for all models, so that versions compare
+_TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit
+_PAGE = 100
+_BATCH = 1000  # metrics in one request
+
+
+def publish(
+    result: AuditResult,
+    *,
+    run_id: str,
+    client: MlflowClient,
+    log_metrics: bool,
+    dataset: Dataset | None = None,
+    write_back: bool = True,
+) -> dict[str, str]:
+    """Writes an audit to its run, then to the logged model and the model version.
+
+    The run comes first and must succeed. The rest is a copy for whoever looks at the model: where it is not allowed
+    or not reachable, a warning is logged and the audit stands.
+
+    Args:
+      run_id: the audit run, which stays as it is (running or not).
+      log_metrics: False where MLflow itself logs `result.metrics`, as `mlflow.evaluate` does for a logged model.
+      dataset: the audited pool, which the metrics are logged with.
+      write_back: False leaves logged model and model version untouched.
+
+    Returns: URI by path of each artifact of the run, such as "privacy/roc.png".
+    """
+    run = client.get_run(run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _write_files(result, Path(folder) / FOLDER)
+        client.log_artifacts(run_id, folder)
+        if log_metrics:
+            _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
+        _tag_run(client, run, result)
+        if write_back and result.model.model_id:
+            model_id = result.model.model_id
+            for name in RUN_ONLY:
+                (Path(folder) / FOLDER / name).unlink()
+            _attempt(f"artifacts of {model_id}", lambda: client.log_model_artifacts(model_id, folder))
+            _attempt(f"tags of {model_id}", lambda: _tag_logged_model(client, model_id, run, result))
+    if write_back and result.model.name and result.model.version:
+        label = result.model.label
+        _attempt(f"tags of {label}", lambda: _tag_version(client, run_id, result))
+        _attempt(f"the description of {label}", lambda: _describe_version(client, run, result))
+    return {path: _uri(run, path) for path in paths}
+
+
+def evaluation_artifacts(result: AuditResult, paths: Mapping[str, str]) -> dict[str, EvaluationArtifact]:
+    """MLflow's artifact objects of what `publish` wrote, named "privacy/roc", "privacy/scores", ….
+
+    JSON is there at once; figures and tables are loaded from the run when their content is first asked for.
+
+    Args:
+      paths: what `publish` returned.
+    """
+    from mlflow.models.evaluation.artifacts import (
+        CsvEvaluationArtifact,
+        ImageEvaluationArtifact,
+        JsonEvaluationArtifact,
+        ParquetEvaluationArtifact,
+    )
+
+    kinds: dict[str, tuple[str, type[EvaluationArtifact], Callable[[AuditResult], Any] | None]] = {
+        "roc.png": ("roc", ImageEvaluationArtifact, None),
+        "scores_histogram.png": ("scores_histogram", ImageEvaluationArtifact, None),
+        "metrics.json": ("metrics", JsonEvaluationArtifact, metrics_json),
+        "audit.json": ("audit", JsonEvaluationArtifact, audit_json),
+        "roc.csv": ("roc_data", CsvEvaluationArtifact, None),
+        "scores.parquet": ("scores", ParquetEvaluationArtifact, None),
+    }
+    found: dict[str, EvaluationArtifact] = {}
+    for path, uri in paths.items():
+        name, kind, content = kinds[path.rsplit("/", 1)[-1]]
+        found[f"{FOLDER}/{name}"] = kind(uri, content(result) if content else None)
+    return found
+
+
+def latest_audit(model_uri: str, client: MlflowClient | None = None) -> tuple[str, dict[str, float]]:
+    """Run id and metrics of the newest audit of a model that is complete.
+
+    An audit run belongs to the model by the tags that `publish` sets. The one that the model version's own tag
+    names counts as complete, since that tag is written last; any other must be FINISHED.
+
+    Raises: StoreError: there is none, or the model is not registered.
+    """
+    client = client or MlflowClient()
+    model, tagged_run = _resolve(client, model_uri)
+    runs = [run for run in _audit_runs(client, model, tagged_run) if _privacy_metrics(run)]
+    if not runs:
+        raise StoreError(
+            f"{model_uri} has no finished privacy audit. Audit it first: "
+            f'mlflow.evaluate("{model_uri}", evaluators=["privacy_meter"]), or mlflow-privacy audit {model_uri}.'
+        )
+    newest = max(runs, key=_audited_at)
+    return newest.info.run_id, _privacy_metrics(newest)
+
+
+def _write_files(result: AuditResult, folder: Path) -> list[str]:
+    """All artifacts into `folder`; their paths inside the run."""
+    folder.mkdir()
+    content = {
+        "roc.png": roc_figure(result),
+        "scores_histogram.png": score_histograms(result),
+        "metrics.json": _json_bytes(metrics_json(result)),
+        "roc.csv": roc_csv(result),
+        "audit.json": _json_bytes(audit_json(result)),
+    }
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
+    scores_table(result).to_parquet(folder / "scores.parquet", index=False)
+    return [f"{FOLDER}/{name}" for name in (*content, "scores.parquet")]
+
+
+def _json_bytes(value: Any) -> bytes:
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _log_metrics(
+    client: MlflowClient, run: Run, result: AuditResult, dataset: Dataset | None, model_id: str | None
+) -> None:
+    """All metrics in one request, on the run and through it on the logged model, with their data set."""
+    inputs = run.inputs
+    known_data = {(d.dataset.name, d.dataset.digest) for d in (inputs.dataset_inputs if inputs else [])}
+    known_models = {m.model_id for m in (inputs.model_inputs if inputs else None) or []}
+    new_data = []
+    if dataset is not None and (dataset.name, dataset.digest) not in known_data:
+        new_data = [DatasetInput(dataset._to_mlflow_entity(), tags=[])]
+    new_models = [LoggedModelInput(model_id)] if model_id and model_id not in known_models else []
+    if new_data or new_models:
+        client.log_inputs(run.info.run_id, datasets=new_data or None, models=new_models or None)
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(
+            key,
+            value,
+            now,
+            0,
+            model_id=model_id,
+            dataset_name=None if dataset is None else dataset.name,
+            dataset_digest=None if dataset is None else dataset.digest,
+            run_id=run.info.run_id,
+        )
+        for key, value in result.metrics.items()
+    ]
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH], synchronous=True)
+
+
+def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
+    """What the run is, and the verdict as its description."""
+    model = result.model
+    tags = {
+        "privacy.role": "audit",
+        "privacy.headline": verdict(result),
+        "privacy.attack": headline_attack(result).name,
+        "privacy.model": model.uri,
+        "privacy.model_name": model.name,
+        "privacy.model_version": model.version,
+        "privacy.model_id": model.model_id,
+        "privacy.model_run_id": model.run_id,
+        "privacy.pool_digest": result.pool_digest,
+        "privacy.fingerprint": result.references.get("fingerprint"),
+        _TIME_TAG: str(int(time.time() * 1000)),
+        NOTE_TAG: replace_block(run.data.tags.get(NOTE_TAG), _blocks(result)),
+    }
+    entities = [RunTag(key, plain_text(v, 1000) if key != NOTE_TAG else v) for key, v in tags.items() if v]
+    client.log_batch(run.info.run_id, tags=entities, synchronous=True)
+
+
+def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:
+    """The verdict in tags short enough for the version list, which cuts them; None for one that does not apply."""
+    metrics = headline_attack(result).metrics
+    auc, tpr = metrics.get("auc"), metrics.get(fpr_key(_TAG_FPR))
+    return {
+        "privacy.auc": None if auc is None else format_estimate(auc, min(3, interval_digits(auc))),
+        "privacy.tpr": None if tpr is None else f"{format_estimate(tpr)} at {100 * _TAG_FPR:g}% FPR",
+        "privacy.caution": f"blind baseline {format_estimate(result.blind)}" if blind_differs(result) else None,
+        "privacy.audit_run": run_id,  # last: its presence says that the others belong to this audit
+    }
+
+
+def _tag_logged_model(client: MlflowClient, model_id: str, run: Run, result: AuditResult) -> None:
+    tags = _short_tags(result, run.info.run_id)
+    old = client.get_logged_model(model_id).tags
+    tags[NOTE_TAG] = replace_block(old.get(NOTE_TAG), _blocks(result, run)) or old.get(NOTE_TAG)
+    for key in (key for key, value in tags.items() if value is None and key in old):
+        client.delete_logged_model_tag(model_id, key)
+    client.set_logged_model_tags(model_id, {key: value for key, value in tags.items() if value is not None})
+
+
+def _tag_version(client: MlflowClient, run_id: str, result: AuditResult) -> None:
+    name, version = result.model.name, str(result.model.version)
+    old = client.get_model_version(name, version).tags
+    for key, value in _short_tags(result, run_id).items():
+        if value is not None:
+            client.set_model_version_tag(name, version, key, value)
+        elif key in old:
+            client.delete_model_version_tag(name, version, key)
+
+
+def _describe_version(client: MlflowClient, run: Run, result: AuditResult) -> None:
+    """Replaces this package's block in the description; the rest is the owner's."""
+    name, version = result.model.name, str(result.model.version)
+    description = replace_block(client.get_model_version(name, version).description, _blocks(result, run))
+    if description is None:
+        _logger.warning(
+            "The description of %s has no room for the verdict; its tags and run %s hold it.",
+            result.model.label,
+            run.info.run_id,
+        )
+        return
+    client.update_model_version(name, version, description=description)
+
+
+def _blocks(result: AuditResult, run: Run | None = None) -> tuple[str, ...]:
+    """The verdict for a description, from the fullest to the shortest form; with a link to `run`."""
+    link = {} if run is None else {"experiment_id": run.info.experiment_id, "run_id": run.info.run_id}
+    return (
+        markdown_verdict(result, **link),
+        markdown_verdict(result, **link, max_warnings=1),
+        brief_verdict(result, **link),
+        brief_verdict(result),
+    )
+
+
+def _attempt(what: str, write: Callable[[], None]) -> None:
+    """Runs `write`; if the server refuses or is gone, a warning, since the audit run itself is complete."""
+    try:
+        write()
+    except (MlflowException, OSError) as error:
+        _logger.warning("Could not write %s: %s The audit run itself is complete.", what, error)
+
+
+def _uri(run: Run, path: str) -> str:
+    """URI of an artifact of a run, by the rules of the artifact store's own scheme."""
+    from mlflow.utils.uri import append_to_uri_path
+
+    return append_to_uri_path(run.info.artifact_uri, path)
+
+
+def _resolve(client: MlflowClient, model_uri: str) -> tuple[AuditedModel, str | None]:
+    """The model, and the audit run that its tag names."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    if not model_uri.startswith("models:/"):
+        return AuditedModel(model_uri, None, None, None, None, ""), None
+    try:
+        found = get_model_name_and_version(client, model_uri)
+        if len(found) == 1:
+            tag = client.get_logged_model(found[0]).tags.get("privacy.audit_run")
+            return AuditedModel(model_uri, None, None, found[0], None, ""), tag
+        name, version = found
+        entity = client.get_model_version(name, str(version))
+    except MlflowException as error:
+        raise StoreError(f"{model_uri} is not in the registry: {error}") from error
+    model = AuditedModel(model_uri, name, str(version), entity.model_id, entity.run_id or None, "")
+    return model, entity.tags.get("privacy.audit_run")
+
+
+def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | None) -> Iterator[Run]:
+    """The run that the version's tag names, then all finished audits of this model."""
+    if tagged_run:
+        try:
+            run = client.get_run(tagged_run)
+        except MlflowException as error:
+            _logger.warning("Audit run %s, named by %s, cannot be read: %s", tagged_run, model.uri, error)
+        else:
+            if run.info.lifecycle_stage == "active":
+                yield run
+    experiments = [e.experiment_id for e in _pages(lambda token: client.search_experiments(page_token=token))]
+    query = "tags.`privacy.role` = 'audit' and attributes.status = 'FINISHED'"
+    for start in range(0, len(experiments), _PAGE):
+        some = experiments[start : start + _PAGE]
+        for run in _pages(lambda token, some=some: client.search_runs(some, query, page_token=token)):
+            if _is_audit_of(run, model):
+                yield run
+
+
+def _is_audit_of(run: Run, model: AuditedModel) -> bool:
+    """By logged model where both know one, else by name and version, else by URI.
+
+    A name that was deleted and used again has the same versions but other source runs.
+    """
+    tags = run.data.tags
+    model_id, source_run = tags.get("privacy.model_id"), tags.get("privacy.model_run_id")
+    if model_id and model.model_id:
+        return model_id == model.model_id
+    if source_run and model.run_id and source_run != model.run_id:
+        return False
+    if model.name:
+        return (tags.get("privacy.model_name"), tags.get("privacy.model_version")) == (model.name, model.version)
+    return tags.get("privacy.model") == model.uri
+
+
+def _audited_at(run: Run) -> int:
+    text = run.data.tags.get(_TIME_TAG, "")
+    return int(text) if text.isdecimal() else run.info.start_time
+
+
+def _pages(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All entries of a paged search."""
+    token: str | None = None
+    while True:
+        page = fetch(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _privacy_metrics(run: Run) -> dict[str, float]:
+    return {key: value for key, value in run.data.metrics.items() if key.startswith(f"{FOLDER}/")}

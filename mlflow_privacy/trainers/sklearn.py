@@ -1,0 +1,142 @@
+"""Reference models of a scikit-learn estimator, or of anything with its API: cloned and fitted."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.base import clone
+
+from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.trainers import boosting
+from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.canonical import canonical, qualified_name
+from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
+from mlflow_privacy.trainers.seeding import seeded
+from mlflow_privacy.trainers.settings import fault_text, nearest
+from mlflow_privacy.types import Recipe, Records, Task
+
+_logger = logging.getLogger(__name__)
+
+# Parameters that change the speed or what is printed, and seeds, which every reference gets anew.
+_NOT_IN_SPEC = frozenset(
+    {"n_jobs", "nthread", "num_threads", "verbose", "verbosity", "memory", "random_state", "device", "pre_dispatch"}
+)
+
+
+def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, source: str = "") -> Recipe:
+    """The recipe of an estimator or pipeline: its class and parameters, not what it has learned.
+
+    Args:
+      settings: parameters to change before cloning; usually empty.
+
+    Raises:
+      RecipeError: it cannot be cloned, or `settings` name parameters that it does not have.
+    """
+    try:
+        template = clone(estimator)
+    except (TypeError, RuntimeError) as error:
+        raise RecipeError(
+            f"{qualified_name(type(estimator))} cannot be cloned: {error} Make it keep its constructor's arguments "
+            "unchanged, or pass train_fn."
+        ) from error
+    known = template.get_params(deep=True)
+    faults = [
+        f"{key!r} is no parameter of it{nearest(key, list(known)) or '.'}" for key in settings if key not in known
+    ]
+    faults += [
+        f"{name or 'it'} is a {type(part).__name__}, which holds a fitted estimator that would carry the target's data "
+        "into its references; pass train_fn."
+        for name, part in [("", template), *known.items()]
+        if type(part).__name__ == "FrozenEstimator" or getattr(part, "cv", None) == "prefit"
+    ]
+    if faults:
+        raise RecipeError(fault_text(f"The recipe of this {type(estimator).__name__} is wrong", faults))
+    if settings:
+        template.set_params(**settings)
+    spec = {"estimator": describe(template), "task": task, "versions": _versions(template)}
+    return Recipe("sklearn", spec, template, source)
+
+
+def describe(estimator: Any) -> dict[str, Any]:
+    """Class and parameters of an estimator and all inside it, as plain JSON values without seeds and speed settings."""
+    return _without_speed(canonical(estimator))
+
+
+def _without_speed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_speed(v) for k, v in value.items() if k not in _NOT_IN_SPEC}
+    return [_without_speed(item) for item in value] if isinstance(value, list) else value
+
+
+def _versions(estimator: Any) -> dict[str, str]:
+    """major.minor of the libraries whose code trains."""
+    versions = {"sklearn": sklearn.__version__}
+    for part in [estimator, *estimator.get_params(deep=True).values()]:
+        root = type(part).__module__.partition(".")[0]
+        if root in ("xgboost", "lightgbm"):
+            versions[root] = sys.modules[root].__version__
+    return {name: ".".join(version.split(".")[:2]) for name, version in sorted(versions.items())}
+
+
+def with_seed(estimator: Any, seed: int) -> Any:
+    """A clone with every `random_state` inside set from `seed`, also where it was fixed: references must vary.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> with_seed(LogisticRegression(random_state=0), 7).random_state != 0
+    True
+    """
+    fresh = clone(estimator)
+    names = [name for name in fresh.get_params(deep=True) if name.rpartition("__")[2] == "random_state"]
+    for name in names:
+        own = np.random.SeedSequence([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
+        fresh.set_params(**{name: int(own.generate_state(1)[0] >> 1)})
+    return fresh
+
+
+class SklearnTrainer:
+    """Clones the recipe's estimator and fits it, one reference after another."""
+
+    def train(
+        self,
+        recipe: Recipe,
+        data: Records,
+        members: np.ndarray,
+        seeds: Sequence[int],
+        *,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[Any]:
+        """Yields one fitted estimator per row. `device` does not matter here."""
+        if recipe.template is None:
+            raise RecipeError("The recipe's estimator is not at hand: make the recipe again from the registered model.")
+        members = np.asarray(members, bool)
+        for i, (row, seed) in enumerate(zip(members, seeds, strict=True)):
+            part = data.take(np.flatnonzero(row))
+            estimator = with_seed(recipe.template, int(seed))
+            with seeded(int(seed)):
+                if boosting.needs_indices(estimator):
+                    model = boosting.fit(estimator, part.x, part.y)
+                else:
+                    model = estimator.fit(part.x, part.y)
+            yield model
+            if progress is not None:
+                progress(i + 1, len(members))
+
+    def save(self, recipe: Recipe, model: Any, folder: Path) -> bool:
+        """Writes skops, or the booster's own format; False for what neither can hold safely, such as trees."""
+        if boosting.is_boosted(model):
+            return boosting.save(model, folder)
+        return save_estimator(model, folder)
+
+    def load(self, recipe: Recipe, folder: Path) -> Any:
+        """Reads what `save` wrote."""
+        if boosting.is_boosted(recipe.template):
+            return boosting.load(recipe.template, folder)
+        return load_estimator(folder)

@@ -1,0 +1,306 @@
+"""Reference models of a PyTorch module: re-initialised and trained by a recipe that is data."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.trainers import torch_augment as augment
+from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.torch_reinit import describe, kept_buffers, plain_module, reinitialise
+from mlflow_privacy.trainers.seeding import seeded
+from mlflow_privacy.trainers.settings import (
+    TorchSettings,
+    fault_text,
+    learning_rates,
+    optimizer_class,
+    read_settings,
+)
+from mlflow_privacy.trainers.torch_tensors import (
+    Feeder,
+    features,
+    first_tensor,
+    input_dtype,
+    label_indices,
+    regression_targets,
+    resolve_device,
+)
+from mlflow_privacy.types import Recipe, Records, Task, to_json
+
+_logger = logging.getLogger(__name__)
+FILE = "model.safetensors"
+_PROGRESS_STEPS = 50  # a call every so many steps costs nothing and still looks alive
+
+
+def torch_recipe(
+    module: torch.nn.Module,
+    settings: Mapping[str, Any],
+    *,
+    task: Task,
+    source: str = "",
+    data: Records | None = None,
+) -> Recipe:
+    """The recipe of a module: its architecture without what it learned, and how it is trained.
+
+    Args:
+      settings: see `mlflow_privacy.trainers.settings`.
+      data: the pool, if known; its classes are then part of the recipe.
+
+    Raises:
+      RecipeError: with every submodule that cannot be re-initialised and every fault of the settings.
+    """
+    parsed, faults = read_settings(settings, task=task)
+    problems = []
+    try:
+        reinitialise(module, seed=0)
+    except RecipeError as error:
+        problems.append(str(error))
+    if faults:
+        title = "The recipe of this PyTorch module is wrong"
+        if not settings:
+            title = (
+                "This PyTorch module has no recipe: log it with mlflow_privacy.log_lineage(recipe={...}), or pass "
+                'evaluator_config={"privacy_meter": {"recipe": {...}}}'
+            )
+        problems.append(fault_text(title, faults))
+    if problems or parsed is None:
+        raise RecipeError("\n".join(problems))
+    spec: dict[str, Any] = {
+        "module": describe(module),
+        "settings": to_json(dataclasses.asdict(parsed)),
+        "task": task,
+    }
+    if data is not None and task == "classification":
+        spec["classes"] = to_json(np.unique(data.y))
+    return Recipe("torch", spec, module, source)
+
+
+def settings_of(recipe: Recipe) -> TorchSettings:
+    """The parsed settings that a recipe holds as plain values."""
+    values = dict(recipe.spec["settings"])
+    return TorchSettings(**{**values, "warmup": tuple(values["warmup"])})
+
+
+class TorchTrainer:
+    """Re-initialises the recipe's module and trains it, one model after another.
+
+    Features stay on the device as one tensor (a GPU that is too small gets batches from pinned memory); labels too.
+    Initialisation, minibatch order and augmentation are drawn on the CPU from the seed, whatever the device.
+    """
+
+    def train(
+        self,
+        recipe: Recipe,
+        data: Records,
+        members: np.ndarray,
+        seeds: Sequence[int],
+        *,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[torch.nn.Module]:
+        """Yields one trained module per row, in evaluation mode, on the device it was trained on."""
+        if recipe.template is None:
+            raise RecipeError("The recipe's module is not at hand: make the recipe again from the registered model.")
+        module, settings, where = plain_module(recipe.template), settings_of(recipe), resolve_device(device)
+        dtype = input_dtype(module)
+        feeder = Feeder(features(data.x, dtype), where, dtype)
+        targets, loss = _targets_and_loss(recipe, module, settings, data, feeder, where)
+        constants = kept_buffers(module)
+        rows = [torch.from_numpy(np.flatnonzero(row)) for row in np.asarray(members, bool)]
+        totals = np.cumsum([0] + [settings.epochs * _steps(len(row), settings, module) for row in rows])
+        for i, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+
+            def report(step: int, done: int = int(totals[i])) -> None:
+                if progress is not None:
+                    progress(done + step, int(totals[-1]))
+
+            model = reinitialise(module, int(seed)).to(where)
+            with seeded(int(seed)), _reproducible(where):
+                _fit(model, feeder, targets, row, loss, settings, seed=int(seed), report=report)
+            _check_constants(module, model, constants)
+            yield model.eval()
+
+    def save(self, recipe: Recipe, model: torch.nn.Module, folder: Path) -> bool:
+        """Writes the state as safetensors; False if a module keeps state that is not a tensor."""
+        from safetensors.torch import save_model
+
+        if not all(isinstance(value, torch.Tensor) for value in model.state_dict().values()):
+            return False
+        save_model(model, str(Path(folder) / FILE))
+        return True
+
+    def load(self, recipe: Recipe, folder: Path) -> torch.nn.Module:
+        """The recipe's module on the CPU, in evaluation mode, with the stored state."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model
+
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise StoreError(f"{folder} holds no {FILE}; this reference model must be trained again.")
+        model = copy.deepcopy(plain_module(recipe.template)).cpu()
+        try:
+            load_model(model, str(path), strict=True)
+        except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+            raise StoreError(f"{path.name} does not hold this module's state: {error}") from error
+        return model.eval()
+
+
+def _targets_and_loss(
+    recipe: Recipe,
+    module: torch.nn.Module,
+    settings: TorchSettings,
+    data: Records,
+    feeder: Feeder,
+    device: torch.device,
+) -> tuple[torch.Tensor, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """(n, ...) targets on the device and the loss; one forward pass tells how many outputs there are."""
+    probe = copy.deepcopy(module).to(device).eval()
+    record = feeder.slice(0, 1)
+    try:
+        with torch.no_grad():
+            output = first_tensor(probe(record))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise RecipeError(
+            f"The module does not take records of shape {tuple(record.shape[1:])} and type {record.dtype}: {error}"
+        ) from error
+    float_dtype = output.dtype
+    if recipe.spec["task"] == "regression":
+        targets = regression_targets(data, float_dtype)
+        if output.numel() != targets.shape[1]:
+            raise RecipeError(
+                f"The module gives {output.numel()} outputs a record, but the targets have {targets.shape[1]}."
+            )
+        return targets.to(device), _regression_loss(settings.loss or "mse")
+    if output.ndim > 2:
+        raise RecipeError(
+            f"The module gives outputs of shape {tuple(output.shape)} for one record; a classifier gives (n, classes)."
+        )
+    n_outputs = output.shape[-1] if output.ndim == 2 else 1
+    name = settings.loss or ("cross_entropy" if n_outputs > 1 else "bce_with_logits")
+    binary = name in ("bce", "bce_with_logits")
+    if binary is not (n_outputs == 1):
+        raise RecipeError(f"loss={name!r} does not go with a module of {n_outputs} output(s) a record.")
+    classes = recipe.spec.get("classes")
+    classes = np.unique(data.y) if classes is None else np.asarray(classes)
+    index = torch.from_numpy(label_indices(data.y, classes, max(n_outputs, 2))).to(device)
+    if binary:
+        return index.to(float_dtype), _binary_loss(name)
+    if name == "nll":
+        return index, F.nll_loss
+    smoothing = settings.label_smoothing
+    return index, lambda output, y: F.cross_entropy(output, y, label_smoothing=smoothing)
+
+
+def _regression_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    losses = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss, "smooth_l1": F.smooth_l1_loss}
+    return lambda output, y: losses[name](output.reshape(y.shape), y)
+
+
+def _binary_loss(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    function = F.binary_cross_entropy if name == "bce" else F.binary_cross_entropy_with_logits
+    return lambda output, y: function(output.reshape(y.shape), y)
+
+
+def _last_batch(n: int, settings: TorchSettings, module: torch.nn.Module) -> int:
+    """How many records an epoch takes: batch normalisation cannot train on a single one left over."""
+    rest = n % settings.batch_size
+    normalised = any(isinstance(sub, torch.nn.modules.batchnorm._BatchNorm) for sub in module.modules())
+    if n > settings.batch_size and (settings.drop_last or (rest == 1 and normalised)):
+        return n - rest
+    return n
+
+
+def _steps(n: int, settings: TorchSettings, module: torch.nn.Module) -> int:
+    return -(-_last_batch(n, settings, module) // settings.batch_size)
+
+
+def _fit(
+    model: torch.nn.Module,
+    feeder: Feeder,
+    targets: torch.Tensor,
+    rows: torch.Tensor,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: TorchSettings,
+    *,
+    seed: int,
+    report: Callable[[int], None],
+) -> None:
+    """Trains `model` on the records at `rows` (n,) in place; nothing in the loop waits for the device."""
+    device = targets.device
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = _optimizer(parameters, settings)
+    n, size = _last_batch(len(rows), settings, model), settings.batch_size
+    rates = learning_rates(settings, -(-n // size)).tolist()
+    constant = len(set(rates)) == 1
+    shape = tuple(feeder.slice(0, 1).shape[1:])
+    step = 0
+    for _ in range(settings.epochs):
+        order = rows[torch.randperm(len(rows), generator=generator)].to(device)
+        drawn = augment.draw(settings.augmentation, len(rows), shape, generator, device)
+        for start in range(0, n, size):
+            index = order[start : start + size]
+            batch = feeder.take(index)
+            if drawn:
+                part = {name: value[start : start + size] for name, value in drawn.items()}
+                batch = augment.apply(batch, settings.augmentation, part)
+            if not constant:
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[step]
+            optimizer.zero_grad(set_to_none=True)
+            loss(first_tensor(model(feeder.cast(batch))), targets.index_select(0, index)).backward()
+            if settings.grad_clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip)
+            optimizer.step()
+            step += 1
+            if step % _PROGRESS_STEPS == 0:
+                report(step)
+    report(step)
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], settings: TorchSettings) -> torch.optim.Optimizer:
+    """The optimizer, fused where torch has it so."""
+    cls = optimizer_class(settings.optimizer)
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.optimizer_options.items()}
+    try:
+        return cls(parameters, lr=settings.learning_rate, **options, fused=True)
+    except (RuntimeError, TypeError):  # not for this optimizer, type or device
+        return cls(parameters, lr=settings.learning_rate, **options)
+
+
+@contextlib.contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Convolutions that give the same sums each time."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        yield
+
+
+def _check_constants(before: torch.nn.Module, after: torch.nn.Module, names: Sequence[str]) -> None:
+    """A buffer that nobody resets but training changes would carry the target's data into its references."""
+    old, new = dict(before.named_buffers()), dict(after.named_buffers())
+    changed = [
+        name
+        for name in names
+        if name not in new
+        or old[name].shape != new[name].shape
+        or not torch.equal(old[name].detach().cpu(), new[name].detach().cpu())
+    ]
+    if changed:
+        raise RecipeError(
+            f"Training changes the buffers {', '.join(changed)}, which no reset_parameters resets: references would "
+            "start from what the target saw. Reset them in reset_parameters(self) of their submodule, or pass train_fn."
+        )
