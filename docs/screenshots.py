@@ -78,7 +78,6 @@ def shoot(chromium: str, url: str, target: Path, *, width: int, height: int, wai
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
-            "--enable-unsafe-swiftshader",  # plots of runs side by side need WebGL
             "--disable-quic",
             "--no-first-run",
             "--hide-scrollbars",
@@ -114,7 +113,7 @@ def main() -> None:
             continue
         # A list has a column per metric, a comparison a row per metric.
         width = 2 * arguments.width if name == "models_list" else arguments.width
-        height = 3 * arguments.height if name.startswith("compare") else arguments.height
+        height = 2 * arguments.height if name.startswith("compare") else arguments.height
         target = (arguments.folder / f"{name}.png").resolve()
         shoot(
             arguments.chromium,

@@ -29,7 +29,11 @@ def main() -> dict[str, float]:
             # What an audit needs to know: who was in the training data, and who was not.
             mlflow_privacy.log_lineage(train=train, holdout=holdout, targets="target")
             info = mlflow.sklearn.log_model(
-                model, name="model", registered_model_name="tumour-classifier", pip_requirements=["scikit-learn"]
+                model,
+                name="model",
+                registered_model_name="tumour-classifier",
+                serialization_format="cloudpickle",
+                pip_requirements=["scikit-learn"],
             )
         version = info.registered_model_version
         result = mlflow.evaluate(f"models:/tumour-classifier/{version}", evaluators=["privacy_meter"])

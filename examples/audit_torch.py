@@ -45,7 +45,7 @@ def main() -> float:
             name="model",
             registered_model_name="digits",
             pip_requirements=["torch"],
-            serialization_format="pickle",
+            input_example=x[:2],
         )
     result = mlflow.evaluate(f"models:/digits/{info.registered_model_version}", evaluators=["privacy_meter"])
     auc, tpr = (result.metrics[f"privacy/rmia/{name}"] for name in ("auc", "tpr_at_fpr_0.01"))

@@ -185,7 +185,9 @@ def _choose_attacks(options: AuditOptions, *, has_references: bool, link: Link) 
     if options.headline is not None and options.headline not in names:
         problems.append(f"headline={options.headline!r} is not among the attacks; {running}")
     problems += [
-        f"attack_options has {name!r}, which does not run; {running}" for name in options.attack_options if name not in names
+        f"attack_options has {name!r}, which does not run; {running}"
+        for name in options.attack_options
+        if name not in names
     ]
     if problems:
         raise ConfigError("The audit cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,7 +32,7 @@ class AuditOptions(BaseModel):
     num_ref_models: int = Field(default=8, ge=0)
     reference_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
     random_seed: int = 0
-    fprs: Sequence[float] = DEFAULT_FPRS
+    fprs: Sequence[Annotated[float, Field(ge=0.0, le=1.0)]] = DEFAULT_FPRS
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     blind_baseline: bool = True
     population_size: int | None = Field(default=None, ge=1)

@@ -39,6 +39,7 @@ class Store(Protocol):
     ) -> StoredReference: ...
     def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None: ...
     def weights(self, reference: StoredReference) -> Path | None: ...
+    def retire(self, reference: StoredReference) -> None: ...
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None: ...
 
 
@@ -55,6 +56,9 @@ class NoStore:
         return None
 
     def weights(self, reference: StoredReference) -> Path | None:
+        return None
+
+    def retire(self, reference: StoredReference) -> None:
         return None
 
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
@@ -164,6 +168,8 @@ def ensure(
                     recipe=to_json({"kind": recipe.kind, "spec": recipe.spec, "source": recipe.source}),
                     started=started,
                 )
+                if index in stored:  # only now that its successor is safe
+                    store.retire(stored[index])
                 done[index] = (values, reference.run_id)
                 _logger.info("Reference %d trained in %.2f s.", index, time.time() - started)
                 started = time.time()

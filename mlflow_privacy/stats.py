@@ -106,7 +106,7 @@ def order_statistic_range(n: int, p: np.ndarray | float, confidence: float = 0.9
 def _binomial_quantile(q: float, n: int, p: np.ndarray | float) -> np.ndarray:
     """Smallest k with P(Binomial(n, p) ≤ k) ≥ q (`scipy.stats.binom.ppf` without importing scipy.stats: 0.4 s)."""
     p = np.asarray(p, np.float64)
-    inner = np.clip(p, 1e-300, 1 - 1e-16)
+    inner = np.clip(p, 1e-15, 1 - 1e-15)  # bdtrik gives NaN for subnormal p
     k = np.clip(np.ceil(special.bdtrik(q, n, inner)), 0, n)
     k = np.where((k > 0) & (special.bdtr(np.maximum(k - 1, 0), n, inner) >= q), k - 1, k)
     return np.where(p <= 0, 0, np.where(p >= 1, n, k)).astype(np.int64)
@@ -169,25 +169,24 @@ def chernoff_interval(value: float, n: int, confidence: float = 0.95) -> tuple[f
       >>> round(low, 4), high  # low is (0.025) ** (1 / 20)
       (0.8316, 1.0)
     """
+    limit = math.log(2 / (1 - check_confidence(confidence))) / n
+    return _chernoff_low(value, limit), 1 - _chernoff_low(1 - value, limit)
+
+
+def _chernoff_low(value: float, limit: float) -> float:
+    """The θ < value with KL(value ‖ θ) = limit, sought as log θ because it may be very small."""
     from scipy.optimize import brentq
 
-    limit = math.log(2 / (1 - check_confidence(confidence))) / n
+    if value < 1e-15:  # also the rounding of 1 − value
+        return 0.0
+    rest = max(1 - value, 0.0)
 
-    def excess(theta: float) -> float:
-        return float(special.rel_entr(value, theta) + special.rel_entr(1 - value, 1 - theta)) - limit
+    def excess(log_theta: float) -> float:
+        return value * (math.log(value) - log_theta) + float(special.rel_entr(rest, -math.expm1(log_theta))) - limit
 
-    tiny = 1e-300
-    low = 0.0 if value <= 0 or excess(tiny) <= 0 else brentq(excess, tiny, value)
-    # Seen from the other side the upper end is a lower end: 1 − θ keeps its digits near 0.
-    if value >= 1:
-        return float(low), 1.0
-    flipped = 1 - value
-
-    def excess_flipped(theta: float) -> float:
-        return float(special.rel_entr(flipped, theta) + special.rel_entr(value, 1 - theta)) - limit
-
-    high = 1.0 if excess_flipped(tiny) <= 0 else 1 - brentq(excess_flipped, tiny, flipped)
-    return float(low), float(high)
+    top = math.log(value)
+    bottom = top - (limit + 1) / value  # KL ≥ value · log(value / θ) + (1 − value) log(1 − value) ≥ ... − 1
+    return math.exp(brentq(excess, bottom, top)) if rest > 0 else math.exp(top - limit)
 
 
 def mann_whitney(above: np.ndarray, below: np.ndarray) -> float:

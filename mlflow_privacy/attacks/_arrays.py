@@ -96,11 +96,14 @@ def missing_references(member: Array, *, need_in: bool, need_out: bool) -> str:
     n, m = member.shape
     if m == 0:
         return "There are no reference models. Train some with num_ref_models=8, or use the attacks that need none."
-    n_in = xp.sum(xp.astype(member, xp.int64), axis=1)
+    without_in = without_out = 0
+    for s in chunks(n, m, member):
+        n_in = xp.sum(xp.astype(member[s], xp.int64), axis=1)
+        without_in += int(xp.sum(xp.astype(n_in == 0, xp.int64)))
+        without_out += int(xp.sum(xp.astype(n_in == m, xp.int64)))
     faults = []
-    for kind, needed, absent in (("IN", need_in, n_in == 0), ("OUT", need_out, n_in == m)):
-        count = int(xp.sum(xp.astype(absent, xp.int64))) if needed else 0
-        if count:
+    for kind, needed, count in (("IN", need_in, without_in), ("OUT", need_out, without_out)):
+        if needed and count:
             faults.append(f"{count} of {n} records have no {kind} reference")
     if not faults:
         return ""

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlflow_privacy.attacks._arrays import missing_references, to_numpy
@@ -190,6 +190,23 @@ def available(name: str, signals: Signals) -> str:
     return ""
 
 
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` with every option that an attack does not have, and the nearest one it has.
+
+    Example:
+      >>> check_options("rmia", {"gamma": 2.0})
+    """
+    defaults = _attack(name).options
+    unknown = [key for key in options if key not in defaults]
+    if unknown:
+        raise ConfigError(
+            " ".join(
+                f"Attack {name} has no option '{key}'{_nearest(key, defaults)}; it has {', '.join(defaults) or 'none'}."
+                for key in unknown
+            )
+        )
+
+
 def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dict[str, Any]]:
     """Runs one attack. `rmia_offline` tunes `a` on the reference models if it is not given.
 
@@ -214,14 +231,7 @@ def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dic
     """
     attack = _attack(name)
     defaults = attack.options
-    unknown = [key for key in options if key not in defaults]
-    if unknown:
-        raise ConfigError(
-            " ".join(
-                f"Attack {name} has no option '{key}'{_nearest(key, defaults)}; it has {', '.join(defaults) or 'none'}."
-                for key in unknown
-            )
-        )
+    check_options(name, options)
     reason = available(name, signals)
     if reason:
         raise DesignError(f"Attack {name} cannot run: {reason}")

@@ -140,9 +140,11 @@ def _array_readings(raw: Any, profile: Mapping[str, Any], targets: str | None) -
         for name in names if shape_y else []:
             x = frame.drop(columns=[name])
             if all(dtype.kind in "biuf" for dtype in x.dtypes):
-                pairs.append((x.to_numpy(), frame[name].to_numpy()))
+                pairs.append(
+                    (_cast(x, profile.get("features_dtype")), _cast(frame[name], profile.get("targets_dtype")))
+                )
         if not shape_y:
-            pairs.append((frame.to_numpy(), None))
+            pairs.append((_cast(frame, profile.get("features_dtype")), None))
     fitting = [
         (x, y)
         for x, y in pairs
@@ -153,6 +155,14 @@ def _array_readings(raw: Any, profile: Mapping[str, Any], targets: str | None) -
         yield Reading("numpy", x, y, targets=targets, whole=whole)
     if not pairs:
         raise LineageError("it holds no two arrays or columns that could be the logged features and labels")
+
+
+def _cast(column: Any, dtype: str | None) -> np.ndarray:
+    """Values of a text file in the logged dtype."""
+    array = column.to_numpy()
+    if dtype is None or array.dtype.kind not in "biuf" or np.dtype(dtype).kind not in "biuf":
+        return array
+    return array.astype(dtype)
 
 
 def digest_kind(profile: Mapping[str, Any]) -> str | None:

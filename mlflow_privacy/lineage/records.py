@@ -96,20 +96,13 @@ def _stacked(frame: Any) -> Any:
     if frame.shape[1] != 1 or getattr(frame.dtypes.iloc[0], "kind", "") != "O" or not len(frame):
         return frame
     column = frame.iloc[:, 0].to_numpy()
-    if not all(isinstance(v, (list, tuple, np.ndarray)) for v in column):
+    if not all(isinstance(v, (list, tuple)) for v in column):
         return frame
     try:
-        array = np.array([_nested(v) for v in column])
+        array = np.array(column.tolist())
     except ValueError:  # ragged
         return frame
     return frame if array.dtype.hasobject or array.dtype.kind not in "biuf" else array
-
-
-def _nested(value: Any) -> Any:
-    """Arrays of arrays, as Parquet returns lists of lists, as one array."""
-    if isinstance(value, np.ndarray) and value.dtype.hasobject:
-        return np.stack([np.asarray(_nested(v)) for v in value])
-    return value
 
 
 def plain_labels(y: Any) -> np.ndarray:

@@ -187,7 +187,7 @@ def _verified(
     allow_mismatch: bool,
 ) -> Found:
     """The reading of `raw` that has the logged digest; there may be several readings, such as the arrays of an npz."""
-    profile = _json(dataset.profile)
+    profile = {**_json(dataset.profile), **_dtypes(dataset)}
     expected = dataset.digest
     kind = digest_kind(profile)
     found_readings = readings(raw, kind, profile, columns, targets, split)
@@ -210,6 +210,16 @@ def _columns(dataset: Any) -> dict[str, str]:
     """The logged schema of a table: column name → MLflow type."""
     columns = _json(dataset.schema).get("mlflow_colspec") or []
     return {str(c["name"]): str(c["type"]) for c in columns if isinstance(c, Mapping) and "name" in c and "type" in c}
+
+
+def _dtypes(dataset: Any) -> dict[str, str]:
+    """The logged dtypes of NumPy features and targets."""
+    out = {}
+    for part, text in (_json(dataset.schema).get("mlflow_tensorspec") or {}).items():
+        specs = json.loads(text) if isinstance(text, str) else None
+        if isinstance(specs, list) and len(specs) == 1 and isinstance(specs[0], dict):
+            out[f"{part}_dtype"] = str(specs[0].get("tensor-spec", {}).get("dtype"))
+    return out
 
 
 def _fields(dataset: Any) -> dict[str, Any]:

@@ -54,9 +54,13 @@ def table_digest(table: Table) -> str:
     >>> table_digest(Table(np.eye(2), np.array([0, 1]))) == table_digest(Table(np.eye(2), np.array([1, 0])))
     False
     """
-    n = len(table)
+    n, x = len(table), table.x
     y = np.zeros(n, np.int8) if table.y is None else table.y
-    return data_digest(Records(table.x, y, np.arange(n)))
+    if table.is_frame:
+        for name in [c for c, dtype in x.dtypes.items() if getattr(dtype, "kind", "") == "O"]:
+            if any(isinstance(v, list) for v in x[name]):
+                x = x.assign(**{str(name): [str(v) for v in x[name]]})
+    return data_digest(Records(x, y, np.arange(n)))
 
 
 def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Table:
@@ -79,7 +83,7 @@ def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Ta
     if isinstance(data, Records):
         return _pair(data.x, data.y, targets, what)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
-        return Table(data, None, targets if targets in data.columns else None)
+        return Table(_plain_cells(data), None, targets if targets in data.columns else None)
     package = type(data).__module__.split(".")[0]
     if package == "polars" and hasattr(data, "to_pandas"):
         return as_table(data.to_pandas(), targets=targets, what=what)
@@ -203,8 +207,22 @@ def _from_hugging_face(data: Any, targets: str | None, what: str) -> Table:
         x = np.asarray(arrays[rest[0]])
         if not x.dtype.hasobject:
             return Table(x, np.asarray(arrays[targets]))
-    frame = data.with_format(None).to_pandas()
+    frame = _plain_cells(data.with_format(None).to_pandas())
     return Table(frame, None, targets if targets in frame.columns else None)
+
+
+def _plain_cells(frame: Any) -> Any:
+    """Arrays in cells, as Parquet returns lists, as lists: only these have a digest."""
+    for position, dtype in enumerate(frame.dtypes):
+        if getattr(dtype, "kind", "") == "O" and any(isinstance(v, np.ndarray) for v in frame.iloc[:, position]):
+            frame = frame.assign(**{str(frame.columns[position]): [_as_list(v) for v in frame.iloc[:, position]]})
+    return frame
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return [_as_list(v) for v in value] if isinstance(value, list) else value
 
 
 def _from_mlflow(data: Any, targets: str | None, what: str) -> Table:

@@ -156,17 +156,17 @@ def histogram_bins(values: np.ndarray, max_bins: int = 60) -> np.ndarray:
       True
     """
     finite = np.asarray(values, np.float64)
-    finite = finite[np.isfinite(finite)]
+    finite = np.clip(finite[np.isfinite(finite)], -1e300, 1e300)  # a range that itself is finite
     if not finite.size:
         return np.array([-0.5, 0.5])
-    low, high = np.quantile(finite, [0.001, 0.999])
-    if not high - low > 1e-9 * max(abs(low), abs(high)):
-        low, high = finite.min(), finite.max()
-    if not high - low > 1e-9 * max(abs(low), abs(high)):
-        half = max(0.5, abs(low) * 1e-6)
-        return np.array([low - half, low + half])
-    count = min(max_bins, max(10, round(2 * finite.size ** (1 / 3))))
-    return np.linspace(low, high, count + 1)
+    for low, high in (
+        (np.quantile(finite, 0.001, method="lower"), np.quantile(finite, 0.999, method="higher")),
+        (finite.min(), finite.max()),
+    ):
+        if high - low > max(1e-9 * max(abs(low), abs(high)), 1e-300):
+            return np.linspace(low, high, min(max_bins, max(10, round(2 * finite.size ** (1 / 3)))) + 1)
+    half = max(0.5, abs(low) * 1e-6)
+    return np.array([low - half, low + half])
 
 
 def _figure(height: float, title: str, result: AuditResult) -> Figure:

@@ -67,8 +67,8 @@ def replace_block(description: str | None, blocks: tuple[str, ...], limit: int =
     """Puts the first of `blocks` that fits into the description, and touches nothing that a person wrote.
 
     The text between this package's two markers is its own: the first such block is replaced, further ones are
-    emptied out; without one, the new block goes to the end. A marker that lost its partner counts as a person's
-    text, and stays.
+    emptied (their markers stay, lest markers around them pair up anew); without one, the new block goes to the end.
+    A marker that lost its partner counts as a person's text, and stays.
 
     Args:
       description: as the registry has it; None counts as empty.
@@ -86,7 +86,7 @@ def replace_block(description: str | None, blocks: tuple[str, ...], limit: int =
     newline = "\r\n" if "\r\n" in description else "\n"
     found = list(_BLOCK.finditer(description))
     if found:
-        before, after = description[: found[0].start()], _BLOCK.sub("", description[found[0].end() :])
+        before, after = description[: found[0].start()], _BLOCK.sub(BEGIN + END, description[found[0].end() :])
     else:
         before, after = description + (2 * newline if description.strip() else ""), ""
     for content in blocks:

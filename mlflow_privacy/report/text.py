@@ -69,11 +69,13 @@ def _one_line(text: str, limit: int) -> str:
 
 
 def interval_digits(estimate: Estimate | None) -> int:
-    """Decimals that an interval bears: two significant ones of its half-width, from 2 to 4."""
+    """Decimals that an interval bears: two significant ones of its half-width, but 2 to 3, or 4 if it is tiny."""
     if estimate is None or not estimate.resolvable or not math.isfinite(estimate.high - estimate.low):
         return 2
     half = (estimate.high - estimate.low) / 2
-    return min(max(1 - math.floor(math.log10(half)), 2), 4) if half > 0 else 3
+    if not half >= 0.001:
+        return 4 if half > 0 else 3
+    return min(max(1 - math.floor(math.log10(half)), 2), 3)
 
 
 def format_estimate(estimate: Estimate | None, digits: int | None = None) -> str:

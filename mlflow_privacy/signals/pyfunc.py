@@ -121,12 +121,12 @@ def _class_columns(values: np.ndarray, columns: list, pool: np.ndarray) -> tuple
     named = [label for label in pool.tolist() if str(label) in names]
     if len(named) == len(pool) or (named and len(named) == values.shape[1]):
         picked = values[:, [names[str(label)] for label in named]]
-        return picked.astype(np.float64) if _all_numbers(picked) else picked, named
+        return picked.astype(np.float64) if picked.dtype.hasobject and _all_numbers(picked) else picked, named
     return values, None
 
 
 def _all_numbers(values: np.ndarray) -> bool:
-    return values.dtype.kind in "biuf" or all(isinstance(value, (int, float, np.number)) for value in values.flat)
+    return all(isinstance(value, (int, float, np.number)) for value in values.flat)
 
 
 def _predict_all(
@@ -153,9 +153,7 @@ def _predict_all(
         if parts[-1].ndim == 0:
             raise SignalError(f"The model's predict gives a {type(output).__name__} for {len(part)} records. {_FORMS}.")
     values = np.concatenate(parts)
-    if values.dtype.hasobject and values.size and isinstance(values.flat[0], (float, int, bool, np.number)):
-        values = values.astype(np.float64)
-    return values, columns
+    return values.astype(np.float64) if values.dtype.hasobject and _all_numbers(values) else values, columns
 
 
 def _input_form(model: Any) -> Callable[[Any], Any]:

@@ -97,7 +97,7 @@ def resolution(estimator: Any) -> float:
     if name == "BaggingClassifier" and type(getattr(inner, "estimator_", None)).__name__ in _VOTERS:
         votes = inner.n_estimators
     elif name in _VOTERS:
-        votes = getattr(inner, _VOTERS[name]) if _VOTERS[name] else 1
+        votes = getattr(inner, _VOTERS[name] or "", 1)
     else:
         return float(np.finfo(np.float64).eps)
     return 1 / (2 * (votes + 1))

@@ -13,6 +13,7 @@ import torch
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
 from mlflow_privacy.signals.regression import gaussian_outputs
+from mlflow_privacy.trainers.exported import restore_exported
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,
     features,
@@ -45,6 +46,7 @@ def module_outputs(
     Raises:
       SignalError: outputs of another shape, labels that do not fit, NaN, or no memory for a single record.
     """
+    module = restore_exported(module)
     with evaluating(module, resolve_device(device)) as where:
         dtype = input_dtype(module)
         feeder = Feeder(features(records.x, dtype, error=SignalError), where, dtype)

@@ -33,6 +33,7 @@ from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000
+_RETIRED = "privacy.replaced"
 
 
 def process_tag() -> str:
@@ -289,6 +290,10 @@ class ReferenceStore:
         except (OSError, MlflowException) as error:
             raise StoreError(f"run {run_id} has {path}, but it cannot be downloaded: {error}") from error
 
+    def retire(self, reference: StoredReference) -> None:
+        """Marks a finished reference run as replaced: it stays to be looked at, and is found no more."""
+        self._call(self._client.set_tag, reference.run_id, _RETIRED, "true")
+
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
         """Adds outputs on further data to a finished reference run."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
@@ -298,7 +303,7 @@ class ReferenceStore:
 
 
 def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> StoredReference | None:
-    """The stored reference that tags describe, None if they do not fit their own key."""
+    """The stored reference that tags describe, None if they do not fit their own key or it was replaced."""
     try:
         key = ReferenceKey(
             fingerprint,
@@ -308,7 +313,8 @@ def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> Stored
         )
     except (KeyError, ValueError):
         return None
-    return StoredReference(key, run_id) if tags.get("privacy.reference_key") == key.digest else None
+    fits = tags.get("privacy.reference_key") == key.digest and _RETIRED not in tags
+    return StoredReference(key, run_id) if fits else None
 
 
 def _remove(folder: Path) -> None:

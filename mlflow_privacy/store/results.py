@@ -23,7 +23,6 @@ from mlflow_privacy.report.text import (
     blind_differs,
     format_estimate,
     headline_attack,
-    interval_digits,
     plain_text,
     verdict,
 )
@@ -95,25 +94,14 @@ def evaluation_artifacts(result: AuditResult, paths: Mapping[str, str]) -> dict[
     Args:
       paths: what `publish` returned.
     """
-    from mlflow.models.evaluation.artifacts import (
-        CsvEvaluationArtifact,
-        ImageEvaluationArtifact,
-        JsonEvaluationArtifact,
-        ParquetEvaluationArtifact,
-    )
+    from mlflow_privacy.store.artifacts import KINDS  # it brings pyplot, which MLflow's own module imports
 
-    kinds: dict[str, tuple[str, type[EvaluationArtifact], Callable[[AuditResult], Any] | None]] = {
-        "roc.png": ("roc", ImageEvaluationArtifact, None),
-        "scores_histogram.png": ("scores_histogram", ImageEvaluationArtifact, None),
-        "metrics.json": ("metrics", JsonEvaluationArtifact, metrics_json),
-        "audit.json": ("audit", JsonEvaluationArtifact, audit_json),
-        "roc.csv": ("roc_data", CsvEvaluationArtifact, None),
-        "scores.parquet": ("scores", ParquetEvaluationArtifact, None),
-    }
+    at_once = {"metrics.json": metrics_json, "audit.json": audit_json}
     found: dict[str, EvaluationArtifact] = {}
     for path, uri in paths.items():
-        name, kind, content = kinds[path.rsplit("/", 1)[-1]]
-        found[f"{FOLDER}/{name}"] = kind(uri, content(result) if content else None)
+        file = path.rsplit("/", 1)[-1]
+        name, kind = KINDS[file]
+        found[name] = kind(uri, at_once[file](result) if file in at_once else None)
     return found
 
 
@@ -214,7 +202,7 @@ def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:
     metrics = headline_attack(result).metrics
     auc, tpr = metrics.get("auc"), metrics.get(fpr_key(_TAG_FPR))
     return {
-        "privacy.auc": None if auc is None else format_estimate(auc, min(3, interval_digits(auc))),
+        "privacy.auc": None if auc is None else format_estimate(auc),
         "privacy.tpr": None if tpr is None else f"{format_estimate(tpr)} at {100 * _TAG_FPR:g}% FPR",
         "privacy.caution": f"blind baseline {format_estimate(result.blind)}" if blind_differs(result) else None,
         "privacy.audit_run": run_id,  # last: its presence says that the others belong to this audit
@@ -300,14 +288,17 @@ def _resolve(client: MlflowClient, model_uri: str) -> tuple[AuditedModel, str | 
 
 
 def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | None) -> Iterator[Run]:
-    """The run that the version's tag names, then all finished audits of this model."""
+    """The run that the version's tag names, then all finished audits of this model.
+
+    A run that audited another model after this one holds that one's metrics, so the tag alone is not trusted.
+    """
     if tagged_run:
         try:
             run = client.get_run(tagged_run)
         except MlflowException as error:
             _logger.warning("Audit run %s, named by %s, cannot be read: %s", tagged_run, model.uri, error)
         else:
-            if run.info.lifecycle_stage == "active":
+            if run.info.lifecycle_stage == "active" and _is_audit_of(run, model):
                 yield run
     experiments = [e.experiment_id for e in _pages(lambda token: client.search_experiments(page_token=token))]
     query = "tags.`privacy.role` = 'audit' and attributes.status = 'FINISHED'"

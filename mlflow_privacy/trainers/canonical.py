@@ -18,6 +18,10 @@ import numpy as np
 
 from mlflow_privacy.fingerprint import array_digest, digest
 
+_FRAMEWORKS = {
+    *("numpy", "scipy", "sklearn", "pandas", "torch", "torchvision", "transformers"),
+    *("xgboost", "lightgbm", "catboost", "skops", "mlflow", "builtins"),
+}
 _LIBRARY_FOLDERS = tuple(
     {str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
@@ -34,7 +38,7 @@ def qualified_name(thing: Any) -> str:
 
 
 def is_library(thing: Any) -> bool:
-    """Whether a class or function belongs to Python or an installed package, whose version stands for its code."""
+    """Whether a class or function belongs to Python or an installed package."""
     root = (getattr(thing, "__module__", None) or "builtins").partition(".")[0]
     if root in sys.stdlib_module_names and root != "__main__":
         return True
@@ -42,11 +46,22 @@ def is_library(thing: Any) -> bool:
     return file is not None and str(Path(file).resolve()).startswith(_LIBRARY_FOLDERS)
 
 
+def is_framework(thing: Any) -> bool:
+    """Whether a class or function is Python's own or a framework's, whose name says what it does.
+
+    >>> is_framework(np.log1p), is_framework(canonical)
+    (True, False)
+    """
+    root = (getattr(thing, "__module__", None) or "numpy").partition(".")[0]
+    return root in _FRAMEWORKS or (root in sys.stdlib_module_names and root != "__main__")
+
+
 def canonical(value: Any) -> Any:
     """Plain JSON values of `value`: equal for equal behaviour as far as that can be told, stable between processes.
 
-    Arrays become their digest, functions and classes their name and (unless installed with a package) the digest
-    of their code, estimators their parameters, other objects their class and attributes.
+    Arrays become their digest, functions and classes their name and (unless of a framework) the digest of their code,
+    with what a function of the caller's own project uses; estimators become their parameters, other objects their
+    class and attributes.
 
     >>> canonical({"b": (1, float("nan")), "a": len})
     {'a': {'function': 'builtins.len'}, 'b': [1, {'float': 'nan'}]}
@@ -91,7 +106,7 @@ class _Walk:
         if isinstance(value, types.ModuleType):
             return {"module": value.__name__}
         if isinstance(value, type):
-            code = {} if is_library(value) else {"code": class_digest(value)}
+            code = {} if is_framework(value) else {"code": class_digest(value)}
             return {"class": qualified_name(value), **code}
         if isinstance(value, functools.partial):
             return {"partial": self(value.func), "args": self(value.args), "keywords": self(value.keywords)}
@@ -100,7 +115,9 @@ class _Walk:
         if isinstance(value, types.FunctionType):
             met, name = value in self.functions, qualified_name(value)
             self.functions.add(value)
-            return {"function": name} if met or is_library(value) else {"function": name, "code": self._code(value)}
+            if met or is_framework(value):
+                return {"function": name}
+            return {"function": name, "code": digest(_source(value)) if is_library(value) else self._code(value)}
         if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
             return {"function": f"{getattr(value, '__module__', None) or 'numpy'}.{value.__name__}"}
         return self._object(value)
@@ -127,9 +144,18 @@ class _Walk:
                 "code": None if source is not None else _byte_code(function.__code__),
                 "defaults": self([function.__defaults__, function.__kwdefaults__]),
                 "closure": self(dict(zip(function.__code__.co_freevars, map(_cell, function.__closure__ or ())))),
-                "globals": {name: self(function.__globals__[name]) for name in names},
+                "globals": {name: self._global(function.__globals__[name]) for name in names},
             }
         )
+
+    def _global(self, value: Any) -> Any:
+        """What a function finds in its module; of a library's objects (loggers, clients) only the class is stable."""
+        plain = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, np.ufunc, functools.partial)
+        containers = (str, bytes, int, float, tuple, list, set, frozenset, Mapping, np.generic, type(None))
+        known = isinstance(value, (*plain, *containers)) or _as_array(value) is not None
+        if known or hasattr(value, "get_params") or not is_library(type(value)):
+            return self(value)
+        return {"class": qualified_name(type(value))}
 
 
 def _as_array(value: Any) -> np.ndarray | None:

@@ -326,14 +326,14 @@ def _schedule(value: Any) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"has no option {unknown[0]!r} for {name!r}{nearest(unknown[0], _SCHEDULES[name])}")
     defaults: dict[str, Any] = {"gamma": 0.1, "pct_start": 0.3, "div_factor": 25.0, "final_div_factor": 1e4}
-    needed = [key for key in ("step_size", "milestones") if key in _SCHEDULES[name] and key not in given]
+    needed: list[str] = [key for key in ("step_size", "milestones") if key in _SCHEDULES[name] and key not in given]
     if name == "exponential" and "gamma" not in given:
         needed.append("gamma")
     if needed:
         raise ValueError(f"{name!r} needs {needed[0]}")
     options = {}
     for key in _SCHEDULES[name]:
-        raw = given.get(key, defaults.get(key))
+        raw: Any = given.get(key, defaults.get(key))
         if key == "milestones" and not isinstance(raw, (list, tuple)):
             raise ValueError("has milestones that must be a list of epochs")
         options[key] = [_count(item) for item in raw] if key == "milestones" else _number(0, open_low=True)(raw)

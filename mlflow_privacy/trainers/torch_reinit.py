@@ -6,14 +6,14 @@ import copy
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.utils import parametrize
 
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.fingerprint import array_digest
-from mlflow_privacy.trainers.canonical import canonical, class_digest, is_library, qualified_name
+from mlflow_privacy.trainers.canonical import canonical, class_digest, is_framework, qualified_name
 from mlflow_privacy.trainers.seeding import seeded
 
 _RESETS = ("reset_parameters", "_reset_parameters")
@@ -27,7 +27,7 @@ def plain_module(module: torch.nn.Module) -> torch.nn.Module:
     """The module inside `torch.compile`, DataParallel and DistributedDataParallel."""
     while True:
         if hasattr(module, "_orig_mod"):
-            module = module._orig_mod
+            module = cast(torch.nn.Module, module._orig_mod)
         elif isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             module = module.module
         else:
@@ -98,7 +98,7 @@ def reinitialise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
             f"The module {type(model).__name__} has no trainable parameter ({len(list(model.parameters()))} are "
             "frozen). Call requires_grad_(True) on those that training changed before logging it."
         )
-    kept = [(p, p.clone()) for p in model.parameters() if not p.requires_grad]
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = [(p, p.clone()) for p in model.parameters() if not p.requires_grad]
     for sub in filter(_is_frozen, model.modules()):
         kept += [(buffer, buffer.clone()) for buffer in sub.buffers(recurse=False)]
     for parameter in trainable:
@@ -185,7 +185,7 @@ def kept_buffers(module: torch.nn.Module) -> list[str]:
 def describe(module: torch.nn.Module) -> dict[str, Any]:
     """All of a module that decides what training makes of it, as plain JSON values; no trained value among them.
 
-    Types, options and shapes of the whole tree, ties, the code of classes that no installed package brings, and the
+    Types, options and shapes of the whole tree, ties, the code of classes that are not torch's own, and the
     values of frozen parameters and constant buffers.
     """
     module = plain_module(module)
@@ -202,7 +202,7 @@ def describe(module: torch.nn.Module) -> dict[str, Any]:
                 ties.append([first[id(tensor)], full])
             first.setdefault(id(tensor), full)
             tensors[own] = [list(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.requires_grad]
-        own_class = {} if is_library(type(sub)) else {"code": class_digest(type(sub)), "options": _options(sub)}
+        own_class = {} if is_framework(type(sub)) else {"code": class_digest(type(sub)), "options": _options(sub)}
         layers.append([name, qualified_name(type(sub)), sub.extra_repr(), tensors, own_class])
     constants = set(kept_buffers(module))
     frozen_buffers = {
@@ -211,7 +211,7 @@ def describe(module: torch.nn.Module) -> dict[str, Any]:
         if _is_frozen(sub)
         for own, _ in sub.named_buffers(recurse=False)
     }
-    values = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    values: dict[str, torch.Tensor] = {name: p for name, p in module.named_parameters() if not p.requires_grad}
     values.update({name: b for name, b in module.named_buffers() if name in constants | frozen_buffers})
     return {"layers": layers, "ties": ties, "values": {n: _tensor_digest(t) for n, t in sorted(values.items())}}
 

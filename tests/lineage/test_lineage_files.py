@@ -43,9 +43,9 @@ def test_a_pickle_as_lineage_source_is_refused_in_the_audit(log_model, train, ho
         info = log_model()
         data = mlflow.data.from_pandas(train, source=str(tmp_path / "train.pkl"), name="train")
         mlflow.log_input(data, context="training")
-    with pytest.raises(UnsafeError, match="train.pkl is a pickle"):
+    with pytest.raises(UnsafeError, match=r"train\.pkl is a pickle"):
         resolve_target(info.model_uri, AuditOptions(holdout=holdout))
-    with pytest.raises(UnsafeError, match="train.pkl is a pickle"):
+    with pytest.raises(UnsafeError, match=r"train\.pkl is a pickle"):
         resolve_target(info.model_uri, AuditOptions(train=str(tmp_path / "train.pkl"), holdout=holdout))
 
 

@@ -259,7 +259,7 @@ def test_a_source_that_holds_more_rows_than_were_logged_says_so(log_model, train
     with mlflow.start_run():
         info = log_model()
         mlflow.log_input(mlflow.data.from_pandas(train, source=whole, name="a"), context="training")
-    with pytest.raises(LineageError, match="70 rows, 40 were logged.*row_indices"):
+    with pytest.raises(LineageError, match=r"70 rows, 40 were logged.*row_indices"):
         resolve_target(info.model_uri)
 
 

@@ -1,5 +1,6 @@
 """`log_lineage`: what it stores is what an audit gets back, on a file system and through a real server."""
 
+import inspect
 import json
 import logging
 import re
@@ -138,6 +139,14 @@ def test_a_second_call_adds_and_replaces(log_model, train, holdout):
     assert target.recipe.spec["estimator"]["params"]["C"] == 2.0
 
 
+def log_module(module):
+    """Logs the module itself; newer versions of MLflow would log a traced graph, which needs an example."""
+    form = {"serialization_format": "pickle"}
+    if "serialization_format" not in inspect.signature(mlflow.pytorch.log_model).parameters:
+        form = {}
+    return mlflow.pytorch.log_model(module, name="model", pip_requirements=["torch"], **form)
+
+
 def test_images_of_a_hugging_face_dataset_and_a_torch_module(tracking):
     import datasets
     import torch
@@ -152,7 +161,7 @@ def test_images_of_a_hugging_face_dataset_and_a_torch_module(tracking):
     with mlflow.start_run():
         mlflow.log_params({"optimizer": "SGD", "lr": 0.1, "epochs": 2, "batch_size": 8})
         log_lineage(train=data.select(range(12)), holdout=data.select(range(12, 24)), recipe={"learning_rate": 0.05})
-        info = mlflow.pytorch.log_model(module, name="model", pip_requirements=["torch"])
+        info = log_module(module)
     target = resolve_target(info.model_uri)
     np.testing.assert_array_equal(target.pool.x, x)
     np.testing.assert_array_equal(target.pool.y, y)
@@ -161,8 +170,7 @@ def test_images_of_a_hugging_face_dataset_and_a_torch_module(tracking):
     assert target.task == "classification"
     assert target.recipe.kind == "torch", target.recipe_problem
     assert target.recipe.source == "log_lineage, then run parameters"
-    assert "0.05" in json.dumps(target.recipe.spec)
-    assert "0.1" not in json.dumps(target.recipe.spec["settings"]) if "settings" in target.recipe.spec else True
+    assert '"learning_rate": 0.05' in json.dumps(target.recipe.spec)
 
 
 def test_texts_stay_texts(tracking):
@@ -212,7 +220,7 @@ def test_row_indices_name_a_part_of_a_file_that_is_not_copied(log_model, trackin
         info = log_model()
     target = resolve_target(info.model_uri)
     assert target.pool.row_ids.tolist() == ["data:5", "data:1", "data:3", "data:0", "data:2"]
-    np.testing.assert_array_equal(target.pool.x, train[COLUMNS].to_numpy(np.float64)[[5, 1, 3, 0, 2]])
+    np.testing.assert_array_equal(target.pool.x, pd.read_csv(tmp_path / "all.csv")[COLUMNS].iloc[[5, 1, 3, 0, 2]])
     stored = [item.path for item in tracking.list_artifacts(run.info.run_id, "privacy/lineage")]
     assert stored == ["privacy/lineage/lineage.json", "privacy/lineage/train_rows.npz"]
     train[::-1].to_csv(tmp_path / "all.csv", index=False)
@@ -249,8 +257,8 @@ def test_reference_takes_the_source_of_an_mlflow_dataset(log_model, train, holdo
         info = log_model()
     target = resolve_target(info.model_uri)
     assert {s.status for s in target.sources} == {"verified"}
-    with mlflow.start_run(), pytest.raises(LineageError, match="train has 5 rows, but its source .* has 40"):
-        data = mlflow.data.from_pandas(train[:5], source=f"{tmp_path}/a.parquet")
+    data = mlflow.data.from_pandas(train[:5], source=f"{tmp_path}/a.parquet")
+    with mlflow.start_run(), pytest.raises(LineageError, match=r"train has 5 rows, but its source .* has 40"):
         log_lineage(train=data, store="reference")
 
 
@@ -346,7 +354,7 @@ def test_errors_name_the_value_and_the_remedy(arguments, message, tracking, trai
 
 
 def test_outside_a_run_it_says_where_to_call_it(tracking, train):
-    with pytest.raises(LineageError, match="call it inside `with mlflow.start_run"):
+    with pytest.raises(LineageError, match=r"call it inside `with mlflow\.start_run"):
         log_lineage(train=train)
 
 

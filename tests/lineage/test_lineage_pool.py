@@ -14,7 +14,8 @@ from mlflow_privacy.types import Records
 
 
 def records(x, y, prefix="r"):
-    return to_records(Table(x, np.asarray(y)), prefix)
+    table = as_table((x, np.asarray(y)))
+    return to_records(table, prefix, targets="target")
 
 
 def naive_duplicates(members, others):

@@ -102,10 +102,10 @@ def test_fingerprint_covers_parameters_but_no_speed(library):
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickle"])
 def test_damaged_file_is_refused(tmp_path, library, content):
     recipe = make_recipe(estimators(library)[0], None, task="classification")
-    with pytest.raises(StoreError, match="holds no"):
+    with pytest.raises(StoreError, match=r"holds no"):
         trainer_for(recipe).load(recipe, tmp_path)
     (tmp_path / {"xgboost": "model.ubj", "lightgbm": "model.txt"}[library]).write_bytes(content)
-    with pytest.raises(StoreError, match="not a readable"):
+    with pytest.raises(StoreError, match=r"not a readable"):
         trainer_for(recipe).load(recipe, tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_raw_booster_is_refused_with_the_remedy(library):
     data = blobs(2)
     model = estimators(library)[0].fit(data.x, data.y)
     booster = model.get_booster() if library == "xgboost" else model.booster_
-    with pytest.raises(RecipeError, match="scikit-learn API.*train_fn"):
+    with pytest.raises(RecipeError, match=r"scikit-learn API.*train_fn"):
         make_recipe(booster, None, task="classification")
 
 

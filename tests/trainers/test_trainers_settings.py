@@ -116,7 +116,7 @@ def test_run_parameters_keep_what_is_not_understood_so_that_it_is_refused():
     params = {**{k: str(v) for k, v in BASE.items()}, "lr_scheduler": "ReduceLROnPlateau", "loss": "0.234"}
     settings = recipe_settings_from_params(params)
     assert "loss" not in settings  # a result, not a loss function
-    with pytest.raises(RecipeError, match="schedule must be one of"):
+    with pytest.raises(RecipeError, match=r"schedule must be one of"):
         parse_settings(settings, task="classification")
 
 

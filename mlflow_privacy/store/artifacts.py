@@ -1,0 +1,42 @@
+"""MLflow's artifact objects of an audit's files, loaded when first asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow.models.evaluation import artifacts
+
+
+class _LoadedFirst:
+    """`EvaluationResult.save` writes what is in memory; here the content comes from the run first if need be."""
+
+    def _save(self, output_artifact_path: str) -> None:
+        _ = self.content  # type: ignore[attr-defined]
+        super()._save(output_artifact_path)  # type: ignore[misc]
+
+
+class Image(_LoadedFirst, artifacts.ImageEvaluationArtifact):
+    """A figure; its content is a PIL image."""
+
+
+class Csv(_LoadedFirst, artifacts.CsvEvaluationArtifact):
+    """A table; its content is a DataFrame."""
+
+
+class Parquet(_LoadedFirst, artifacts.ParquetEvaluationArtifact):
+    """A table; its content is a DataFrame."""
+
+
+class Json(_LoadedFirst, artifacts.JsonEvaluationArtifact):
+    """A document; its content is a dictionary."""
+
+
+# Kind and name in `EvaluationResult.artifacts` of each file that an audit writes.
+KINDS: dict[str, tuple[str, Any]] = {
+    "roc.png": ("privacy/roc", Image),
+    "scores_histogram.png": ("privacy/scores_histogram", Image),
+    "metrics.json": ("privacy/metrics", Json),
+    "audit.json": ("privacy/audit", Json),
+    "roc.csv": ("privacy/roc_data", Csv),
+    "scores.parquet": ("privacy/scores", Parquet),
+}

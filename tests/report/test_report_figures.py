@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlflow_privacy.metrics import evaluate_scores
+from mlflow_privacy.report import figures
+from mlflow_privacy.report.example import example_result
+from mlflow_privacy.report.figures import histogram_bins, roc_figure, score_histograms, thin_steps
+from mlflow_privacy.types import Scores
+
+
+def _image(png: bytes):
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png))
+    image.load()
+    return image
+
+
+def _with_scores(result, values, title="RMIA"):
+    scores = Scores(np.asarray(values, np.float64))
+    roc, metrics = evaluate_scores(scores, result.membership)
+    attack = dataclasses.replace(result.attacks[0], scores=scores, roc=roc, metrics=metrics, title=title)
+    return dataclasses.replace(result, attacks=(attack,))
+
+
+@pytest.mark.parametrize("draw", [roc_figure, score_histograms])
+def test_figure_is_a_png_of_the_width_that_the_page_halves(result, draw):
+    image = _image(draw(result))
+    assert image.format == "PNG"
+    assert image.width == 1400
+    assert 500 < image.height < 1400
+
+
+@pytest.mark.parametrize("draw", [roc_figure, score_histograms])
+def test_figure_of_100000_records_and_4_attacks_stays_under_200_kb(draw):
+    assert len(draw(example_result(n=50_000))) < 200_000
+
+
+def test_figure_is_the_same_for_the_same_result(result):
+    assert roc_figure(result) == roc_figure(result)
+    assert score_histograms(result) == score_histograms(result)
+
+
+def test_figures_can_be_drawn_in_threads_at_once(result):
+    alone = roc_figure(result), score_histograms(result)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(draw, result) for draw in (roc_figure, score_histograms) * 3]
+        assert [f.result() for f in futures] == list(alone) * 3
+
+
+def test_figures_leave_pyplot_and_rcparams_alone():
+    code = (
+        "import sys; from mlflow_privacy.report.example import example_result as e;"
+        "from mlflow_privacy.report import figures as f; assert 'matplotlib' not in sys.modules; r = e(n=50);"
+        "import matplotlib; before = dict(matplotlib.rcParams); f.roc_figure(r); f.score_histograms(r);"
+        "assert dict(matplotlib.rcParams) == before; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_thinned_curve_draws_the_same_picture(monkeypatch):
+    result = example_result(n=20_000)
+    # One solid curve: the phase of a dash pattern depends on the length of the path, which thinning shortens.
+    result = dataclasses.replace(result, attacks=result.attacks[:1])
+    thinned = np.asarray(_image(roc_figure(result)).convert("L"), np.int16)
+    monkeypatch.setattr(figures, "thin_steps", lambda cell: np.ones(len(cell), bool))
+    full = np.asarray(_image(roc_figure(result)).convert("L"), np.int16)
+    assert thinned.shape == full.shape
+    differs = np.abs(thinned - full) > 64  # beyond a quarter of full contrast: more than antialiasing
+    assert differs.mean() < 0.001
+    # The comparison can fail: every 200th vertex is another picture.
+    monkeypatch.setattr(figures, "thin_steps", lambda cell: np.arange(len(cell)) % 200 == 0)
+    coarse = np.asarray(_image(roc_figure(result)).convert("L"), np.int16)
+    assert (np.abs(coarse - full) > 64).mean() > 0.003
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=80))
+def test_thinning_keeps_the_first_and_last_vertex_of_every_cell(cells):
+    cell = np.sort(np.array(cells))
+    kept = np.flatnonzero(thin_steps(cell))
+    for c in np.unique(cell):
+        inside = np.flatnonzero(cell == c)
+        assert {inside[0], inside[-1]} <= set(kept)
+        assert len(set(inside) & set(kept)) <= 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda r, m: np.zeros(len(m)),
+        lambda r, m: m.astype(float),
+        lambda r, m: r.standard_cauchy(len(m)) + m,
+        lambda r, m: np.where(r.random(len(m)) < 0.01, np.inf, r.normal(size=len(m))),
+        lambda r, m: np.where(r.random(len(m)) < 0.95, 1.0, r.random(len(m))),
+        lambda r, m: 1e-300 * r.normal(size=len(m)),
+        lambda r, m: 1e300 * r.normal(size=len(m)),
+    ],
+    ids=["constant", "perfect", "heavy", "infinite", "atom", "tiny", "huge"],
+)
+def test_scores_of_any_shape_can_be_drawn(result, values):
+    odd = _with_scores(result, values(np.random.default_rng(0), result.membership))
+    assert _image(roc_figure(odd)).width == _image(score_histograms(odd)).width == 1400
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", [r"a$\frac{$b", "$", "x" * 500, "<b>|`", "名前", "a\nb\x00"])
+def test_names_from_the_registry_cannot_break_a_figure(result, name):
+    hostile = dataclasses.replace(result, model=dataclasses.replace(result.model, name=name))
+    hostile = dataclasses.replace(hostile, attacks=(dataclasses.replace(result.attacks[0], title=name),))
+    assert _image(roc_figure(hostile)).width == _image(score_histograms(hostile)).width == 1400
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_pool_of_a_few_records_can_be_drawn(n):
+    tiny = example_result(n=n)
+    assert _image(roc_figure(tiny)).width == _image(score_histograms(tiny)).width == 1400
+
+
+@settings(max_examples=50)
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=50))
+def test_histogram_bins_ascend_and_hold_the_median(values):
+    values = np.array(values, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = histogram_bins(values)
+    assert np.isfinite(edges).all()
+    assert (np.diff(edges) > 0).all()
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        assert edges[0] <= np.quantile(finite, 0.5, method="lower") <= edges[-1]
+
+
+def test_colours_are_told_apart_with_any_colour_vision():
+    # Simulated dichromacy (Viénot, Brettel and Mollon 1999, https://doi.org/10.1002/(SICI)1520-6378), linear RGB.
+    protan = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
+    deutan = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
+    linear = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in figures.PALETTE[:4]]) ** 2.2
+    for matrix in (np.eye(3), protan, deutan):
+        seen = np.clip(linear @ matrix.T, 0, 1) ** (1 / 2.2)
+        distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 9 * np.eye(4)
+        assert distance.min() > 0.1
