@@ -161,6 +161,8 @@ def _log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: n
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
 
+    # A column without any finite value to train on is an error in some versions of the trees.
+    features = features[:, np.isfinite(features[train]).any(axis=0)]
     trees = HistGradientBoostingClassifier(
         max_iter=40,
         learning_rate=0.1,

@@ -304,10 +304,12 @@ def _source_of_uri(uri: str | None) -> Any:
 
     if uri is None:
         return None
-    try:
-        return resolve_dataset_source(uri)
-    except MlflowException:
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "can be interpreted in multiple ways" is said of every local file
+        try:
+            return resolve_dataset_source(uri)
+        except MlflowException:
+            return None
 
 
 def _log_input(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -255,7 +255,7 @@ def _prepare_loglog(axes: Axes, n_members: int, n_nonmembers: int) -> tuple[floa
     return resolution, bottom
 
 
-def _percent(value: float, position: int | None = None) -> str:
+def _percent(value: float, position: float) -> str:
     """0.001 as "0.1%"."""
     return f"{100 * value:g}%"
 
@@ -272,9 +272,11 @@ def _draw_roc(axes: Axes, roc: Roc, *, low: tuple[float, float], zorder: float, 
     x = x[keep]
     y, band_low, band_high = (np.maximum(v[keep], low[1]) for v in (roc.tpr, roc.tpr_low, roc.tpr_high))
     # The vertices hold both ends of every step: a line through them draws the steps, and slopes where scores tie.
-    step, drawstyle = ("post", "steps-post") if low[0] > 0 else (None, "default")
+    step: Literal["post"] | None = "post" if low[0] > 0 else None
     axes.fill_between(x, band_low, band_high, step=step, color=style["color"], alpha=0.13, lw=0, zorder=zorder - 2)
-    (line,) = axes.plot(x, y, drawstyle=drawstyle, solid_joinstyle="miter", zorder=zorder, **style)
+    (line,) = axes.plot(
+        x, y, drawstyle="steps-post" if step else "default", solid_joinstyle="miter", zorder=zorder, **style
+    )
     return line
 
 

@@ -83,10 +83,11 @@ def estimator_outputs(
 
 
 def resolution(estimator: Any) -> float:
-    """The smallest probability that an estimator's outputs can tell from 0.
+    """Half of the smallest probability that an estimator's outputs can tell from 0.
 
     The average of m votes steps by 1/m: half a step below a lone vote is 1 / (2 (m + 1)), which keeps the many exact
-    zeros of a forest from standing far out. Any other estimator is taken to be smooth up to float64's rounding.
+    zeros of a forest from standing far out. A leaf of k training records with mixed labels votes in steps of 1/k.
+    Any other estimator is taken to be smooth up to float64's rounding.
 
     >>> from sklearn.ensemble import RandomForestClassifier
     >>> round(resolution(RandomForestClassifier(n_estimators=99)), 4)
@@ -97,10 +98,17 @@ def resolution(estimator: Any) -> float:
     if name == "BaggingClassifier" and type(getattr(inner, "estimator_", None)).__name__ in _VOTERS:
         votes = inner.n_estimators
     elif name in _VOTERS:
-        votes = getattr(inner, _VOTERS[name] or "", 1)
+        votes = getattr(inner, _VOTERS[name]) if _VOTERS[name] else 1
     else:
         return float(np.finfo(np.float64).eps)
-    return 1 / (2 * (votes + 1))
+    return 1 / (2 * (votes * _largest_mixed_leaf(inner) + 1))
+
+
+def _largest_mixed_leaf(inner: Any) -> int:
+    """Most training records in one leaf that holds several classes; 1 if every leaf is pure."""
+    trees = [tree.tree_ for tree in getattr(inner, "estimators_", [inner]) if hasattr(tree, "tree_")]
+    sizes = [tree.n_node_samples[(tree.children_left == -1) & (tree.impurity > 1e-12)] for tree in trees]
+    return max((int(size.max()) for size in sizes if len(size)), default=1)
 
 
 def _last(estimator: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
 from mlflow_privacy.signals.regression import gaussian_outputs
-from mlflow_privacy.trainers.exported import restore_exported
+from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,
     features,

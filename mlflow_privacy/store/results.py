@@ -219,7 +219,7 @@ def _tag_logged_model(client: MlflowClient, model_id: str, run: Run, result: Aud
 
 
 def _tag_version(client: MlflowClient, run_id: str, result: AuditResult) -> None:
-    name, version = result.model.name, str(result.model.version)
+    name, version = str(result.model.name), str(result.model.version)
     old = client.get_model_version(name, version).tags
     for key, value in _short_tags(result, run_id).items():
         if value is not None:
@@ -230,7 +230,7 @@ def _tag_version(client: MlflowClient, run_id: str, result: AuditResult) -> None
 
 def _describe_version(client: MlflowClient, run: Run, result: AuditResult) -> None:
     """Replaces this package's block in the description; the rest is the owner's."""
-    name, version = result.model.name, str(result.model.version)
+    name, version = str(result.model.name), str(result.model.version)
     description = replace_block(client.get_model_version(name, version).description, _blocks(result, run))
     if description is None:
         _logger.warning(
@@ -302,11 +302,12 @@ def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | Non
                 yield run
     experiments = [e.experiment_id for e in _pages(lambda token: client.search_experiments(page_token=token))]
     query = "tags.`privacy.role` = 'audit' and attributes.status = 'FINISHED'"
+
+    def search(some: list[str]) -> Iterator[Run]:
+        return _pages(lambda token: client.search_runs(some, query, page_token=token))
+
     for start in range(0, len(experiments), _PAGE):
-        some = experiments[start : start + _PAGE]
-        for run in _pages(lambda token, some=some: client.search_runs(some, query, page_token=token)):
-            if _is_audit_of(run, model):
-                yield run
+        yield from (run for run in search(experiments[start : start + _PAGE]) if _is_audit_of(run, model))
 
 
 def _is_audit_of(run: Run, model: AuditedModel) -> bool:

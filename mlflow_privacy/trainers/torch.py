@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.trainers import torch_augment as augment
 from mlflow_privacy.trainers.base import Progress
-from mlflow_privacy.trainers.exported import restore_exported
+from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (
     TorchSettings,

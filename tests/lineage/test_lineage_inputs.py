@@ -320,6 +320,19 @@ def test_evaluation_data_of_another_run_is_held_out_but_its_training_data_is_not
     assert [(s.role, s.name) for s in target.sources] == [("members", "a"), ("non_members", "b")]
 
 
+def test_the_pool_that_an_earlier_audit_logged_is_no_data_of_the_model(log_model, train, holdout, tmp_path):
+    from mlflow_privacy.evaluators.dataset import LineageDataset
+
+    with mlflow.start_run() as run:
+        info = log_model()
+        mlflow.log_input(mlflow.data.from_pandas(train, source=csv(train, tmp_path, "a")), context="train")
+        mlflow.log_input(mlflow.data.from_pandas(holdout, source=csv(holdout, tmp_path, "b")), context="test")
+    before = resolve_target(info.model_uri)
+    with mlflow.start_run(run_id=run.info.run_id):
+        mlflow.log_input(LineageDataset(before), context="training")
+    assert resolve_target(info.model_uri).sources == before.sources
+
+
 def test_several_training_sets_are_all_members(log_model, train, holdout, tmp_path):
     with mlflow.start_run():
         info = log_model()

@@ -173,6 +173,26 @@ def test_images_of_a_hugging_face_dataset_and_a_torch_module(tracking):
     assert '"learning_rate": 0.05' in json.dumps(target.recipe.spec)
 
 
+def test_a_traced_graph_keeps_its_lineage_and_gets_a_recipe(tracking):
+    """What newer versions of MLflow log by default."""
+    import torch
+
+    if "serialization_format" not in inspect.signature(mlflow.pytorch.log_model).parameters:
+        pytest.skip("this version of MLflow logs modules only")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 4)).astype(np.float32), rng.integers(0, 3, 24)
+    recipe = {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 1, "batch_size": 8}
+    with mlflow.start_run():
+        log_lineage(train=(x[:12], y[:12]), holdout=(x[12:], y[12:]), recipe=recipe)
+        info = mlflow.pytorch.log_model(
+            torch.nn.Sequential(torch.nn.Linear(4, 3)), name="model", pip_requirements=["torch"], input_example=x[:2]
+        )
+    target = resolve_target(info.model_uri)
+    assert target.model.flavor == "pytorch"
+    assert isinstance(target.model.native, torch.nn.Module)
+    assert target.recipe is not None, target.recipe_problem
+
+
 def test_texts_stay_texts(tracking):
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -370,7 +390,6 @@ def test_a_manifest_that_reaches_outside_its_folder_is_refused(log_model, tracki
 
 
 def test_over_http_with_proxied_artifacts(server, tracking, estimator, train, holdout, tmp_path):
-    """Through a real server: logged by one client, resolved by one whose working directory is another."""
     mlflow.set_tracking_uri(server)
     mlflow.set_registry_uri(server)
     mlflow.set_experiment("over http")
