@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -51,7 +52,8 @@ def _quiet_logs(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("mlflow_privacy").setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
-        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking._model_registry.client"):
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -220,20 +222,19 @@ def gate(model_uri: str, limits: tuple[str, ...], upper: bool, run_id: str | Non
 
 def _limits(texts: tuple[str, ...]) -> dict[str, float]:
     """{"rmia/auc": 0.6} of ["rmia/auc=0.6"]; all faults at once."""
+    from mlflow_privacy.gate import parse_limit
+
     limits: dict[str, float] = {}
     faults = []
     for text in texts:
-        name, equals, value = text.rpartition("=")
         try:
-            limit = float(value)
-        except ValueError:
-            limit = float("nan")
-        if not equals or not name.strip() or not 0 <= limit <= 1e9:
-            faults.append(f"--max {text!r} must be ATTACK/METRIC=LIMIT, such as rmia/tpr_at_fpr_0.01=0.05.")
-        elif name.strip() in limits:
-            faults.append(f"--max gives {name.strip()} twice.")
-        else:
-            limits[name.strip()] = limit
+            name, limit = parse_limit(text)
+        except ConfigError as error:
+            faults.append(str(error))
+            continue
+        if name in limits:
+            faults.append(f"--max gives {name} twice.")
+        limits[name] = limit
     if faults:
         raise ConfigError("\n".join(faults))
     return limits

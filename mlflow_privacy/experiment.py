@@ -415,15 +415,28 @@ def _register(model: Any, name: str, example: np.ndarray) -> str:
         # An exported graph (the default of newer versions) has no layers that a reference model could reset.
         accepts = inspect.signature(mlflow.pytorch.log_model).parameters
         options = {"serialization_format": "pickle"} if "serialization_format" in accepts else {}
-        info = mlflow.pytorch.log_model(
-            model,
-            name="model",
-            signature=infer_signature(example, output),
-            registered_model_name=name,
-            pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-            **options,
-        )
+        with _without_warnings("mlflow.pytorch"):  # of the pickle, on every target
+            info = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                signature=infer_signature(example, output),
+                registered_model_name=name,
+                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
+                **options,
+            )
     return str(info.registered_model_version)
+
+
+@contextlib.contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    """Lets only errors of one logger through."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _audit_target(config: ExperimentConfig, target: TargetReport) -> TargetReport:

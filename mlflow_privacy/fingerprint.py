@@ -30,7 +30,8 @@ def _update(hasher: Any, array: Any) -> None:
     array = np.asarray(array)
     if array.dtype.hasobject or array.dtype.kind in "USMm":
         hasher.update(f"object{array.shape}".encode())
-        hasher.update(canonical_json(array.astype(str).tolist()).encode())
+        plain = array.astype(str).tolist() if array.dtype.kind in "USMm" else array.tolist()
+        hasher.update(canonical_json(plain).encode())
     else:
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         hasher.update(f"{little.dtype.str}{little.shape}".encode())

@@ -43,6 +43,12 @@ def test_frames_with_mixed_columns_are_hashed_column_by_column():
     assert data_digest(records(frame.assign(city=["a", None, "d"]))) != base
 
 
+def test_cells_that_hold_lists_count_with_their_values():
+    tokens = pd.DataFrame({"tokens": [[1, 2], [3], []]})
+    other = pd.DataFrame({"tokens": [[1, 2], [4], []]})
+    assert data_digest(records(tokens)) == data_digest(records(tokens.copy())) != data_digest(records(other))
+
+
 def test_strings_cannot_be_shifted_between_cells():
     assert array_digest(np.array(["ab", "c"])) != array_digest(np.array(["a", "bc"]))
 
