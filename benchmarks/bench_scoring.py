@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("--no-pairwise", action="store_true", help="leave the n × z twin out")
     args = parser.parse_args()
     n, z, m = args.records, args.population, args.references
-    print(f"{n:,} records × {z:,} population × {m} references; Python {platform.python_version()}, NumPy {np.__version__}")
+    print(
+        f"{n:,} records × {z:,} population × {m} references; Python {platform.python_version()}, NumPy {np.__version__}"
+    )
     s = make_signals(n, z, m)
     arrays = (s.target, s.reference, s.member, s.population, s.population_reference, s.population_member)
     fast = measure("rmia, φ float32 to scores", lambda: rmia(*arrays))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -95,6 +96,8 @@ def run(config: Path, device: str, seed: str, overrides: tuple[str, ...]) -> Non
     from mlflow_privacy.console import experiment_text
     from mlflow_privacy.experiment import run_experiment
 
+    # Terminated, the open runs end as failed instead of staying "running" for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report = run_experiment(checked)
     click.echo(f"\n{experiment_text(report)}\n\n{_where_to_look(report.name, report.experiment_id)}")
 

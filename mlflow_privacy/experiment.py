@@ -399,12 +399,14 @@ def _register(model: Any, name: str, example: np.ndarray) -> str:
         import sklearn
 
         signature = infer_signature(example, np.asarray(model.predict(example)))
+        options = _skops_options(model, inspect.signature(mlflow.sklearn.log_model).parameters)
         info = mlflow.sklearn.log_model(
             model,
             name="model",
             signature=signature,
             registered_model_name=name,
             pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"numpy=={np.__version__}"],
+            **options,
         )
     else:
         import torch
@@ -425,6 +427,20 @@ def _register(model: Any, name: str, example: np.ndarray) -> str:
                 **options,
             )
     return str(info.registered_model_version)
+
+
+def _skops_options(model: Any, accepts: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that store an estimator without a pickle, where MLflow can.
+
+    skops asks to name types whose files could crash a process, such as trees; here they are scikit-learn's own, of a
+    model that was trained a moment ago.
+    """
+    if "skops_trusted_types" not in accepts:
+        return {}
+    import skops.io
+
+    types = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    return {"skops_trusted_types": types} if all(name.startswith("sklearn.") for name in types) else {}
 
 
 @contextlib.contextmanager

@@ -1,5 +1,11 @@
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -36,3 +42,39 @@ def tracking(tmp_path, monkeypatch, empty_database):
         mlflow.end_run()
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, empty_database):
+    """URI of a real `mlflow server` with SQLite and proxied artifacts."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "a")]
+    command += ["--serve-artifacts", "--workers", "1"]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, start_new_session=True, env=dict(os.environ)
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                if urllib.request.urlopen(f"{url}/health", timeout=1).status == 200:
+                    break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, (folder / "log").read_text()[-2000:]
+                time.sleep(0.25)
+        else:
+            raise AssertionError((folder / "log").read_text()[-2000:])
+        yield url
+    finally:
+        os.killpg(process.pid, 15)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait(20)

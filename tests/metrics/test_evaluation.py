@@ -57,7 +57,9 @@ def test_interval_covers_what_the_chosen_thresholds_achieve(shift):
 
 def test_advantage_is_twice_the_distance_from_one_half():
     member = np.arange(200) < 100
-    got = balanced_accuracy(np.random.default_rng(3).normal(size=200) + 2 * member, member, rng=np.random.default_rng(0))
+    got = balanced_accuracy(
+        np.random.default_rng(3).normal(size=200) + 2 * member, member, rng=np.random.default_rng(0)
+    )
     gain = advantage(got)
     assert (gain.value, gain.low, gain.high) == (2 * got.value - 1, 2 * got.low - 1, 2 * got.high - 1)
 

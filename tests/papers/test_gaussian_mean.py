@@ -82,7 +82,9 @@ def test_offline_attacks_come_near_the_optimum_and_do_not_exceed_it(audits, name
 def test_roc_follows_the_closed_form(audits, name, fpr):
     """s.e. of one TPR at FPR 0.1 with 300 + 300 records is about 0.045, of the mean of 12 0.013."""
     rates = [
-        tpr_at_fpr(run_attack(name, signals, **({"variance": "global"} if name == "lira" else {}))[0].rank(), truth, fpr)
+        tpr_at_fpr(
+            run_attack(name, signals, **({"variance": "global"} if name == "lira" else {}))[0].rank(), truth, fpr
+        )
         for signals, truth in audits
     ]
     wanted = ndtr(ndtri(fpr) + DELTA)

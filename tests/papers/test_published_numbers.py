@@ -18,7 +18,10 @@ def test_clopper_pearson_intervals_of_newcombe_1998_table_1(k, n, low, high):
 
 
 def test_auc_of_hanley_and_mcneil_1982():
-    """CT images of 58 normal and 51 abnormal patients, rated 1 to 5: AUC 0.893, https://doi.org/10.1148/radiology.143.1.7063747."""
+    """CT images of 58 normal and 51 abnormal patients rated 1 to 5: AUC 0.893.
+
+    https://doi.org/10.1148/radiology.143.1.7063747
+    """
     normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
     ratings = np.repeat(np.tile(np.arange(1, 6), 2), normal + abnormal)
     member = np.arange(109) >= 58
