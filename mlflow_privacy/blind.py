@@ -92,8 +92,8 @@ def blind_baseline(
     if smallest < _MIN_PER_CLASS:
         nan = float("nan")
         return Estimate(nan, nan, nan, len(keep), confidence, resolvable=False)
-    # One thread: these fits are small, and threads that wait for a busy core made them 45 times slower (30 s for
-    # 0.7 s, two processes on two cores). It also makes the figure independent of the machine.
+    # One thread: the fits are small, and OpenMP threads waiting for a busy core are costly (20,000 × 20 on a loaded
+    # two-core machine: 0.7 s with one, 30 s with two). It also makes the figure independent of the machine.
     with threadpool_limits(1):
         value, parts = _cross_validated(*_encode(records.take(keep), rng), truth, rng)
     sizes = (int(truth.sum()), int((~truth).sum()))

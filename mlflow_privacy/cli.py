@@ -1,4 +1,4 @@
-"""The command line: `mlflow-privacy run | audit | gate | attacks`. Heavy imports wait until a command needs them."""
+"""The command line: `mlflow-privacy run | audit | gate | config | attacks`. Heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def main(ctx: click.Context, debug: bool) -> None:
 
     The tracking server is MLflow's own: set MLFLOW_TRACKING_URI, or use the default store in the working directory.
     """
-    if ctx.invoked_subcommand != "attacks":
+    if ctx.invoked_subcommand not in ("attacks", "config"):
         _quiet_logs(debug)
 
 
@@ -241,6 +241,14 @@ def _limits(texts: tuple[str, ...]) -> dict[str, float]:
     if faults:
         raise ConfigError("\n".join(faults))
     return limits
+
+
+@main.command("config")
+def config_keys() -> None:
+    """List every key of a config file with its default and meaning, as Markdown."""
+    from mlflow_privacy.config_sections import config_reference
+
+    click.echo(config_reference(), nl=False)
 
 
 @main.command()

@@ -265,3 +265,22 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "train": TrainSection,
     "data": DataSection,
 }
+
+
+def config_reference() -> str:
+    """Every key with its default and meaning, as Markdown tables, one a section."""
+    parts = []
+    for name, section in SECTIONS.items():
+        rows = [f"## `{name}`", "", str(section.__doc__).strip(), "", "| key | default | meaning |", "|---|---|---|"]
+        for key, info in section.model_fields.items():
+            default = "needed" if info.is_required() else _default(info.get_default(call_default_factory=True))
+            rows.append(f"| `{name}.{key}` | {default} | {info.description} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _default(value: Any) -> str:
+    if value is None or value in ({}, []):
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`"

@@ -55,7 +55,8 @@ class LineageDataset(Dataset, PyFuncConvertibleDatasetMixin):
 
     def __init__(self, target: AuditTarget, name: str | None = None, digest: str | None = None) -> None:
         self.target = target
-        super().__init__(LineageSource(target.model.uri), name or f"privacy pool of {target.model.label}", digest)
+        # One name for all models: MLflow's models list has a column per data set, so versions audited on one pool align.
+        super().__init__(LineageSource(target.model.uri), name or "privacy pool", digest)
 
     def _compute_digest(self) -> str:
         return data_digest(self.target.pool)[:4] + array_digest(self.target.membership)[:4]

@@ -23,7 +23,7 @@ def from_model_lineage(model_uri: str, name: Optional[str] = None, digest: Optio
 
     Args:
       model_uri: such as "models:/credit-scorer/3".
-      name: of the dataset; the default names the model.
+      name: of the dataset; the default is "privacy pool".
       digest: the default is the first 8 hex digits of the pool's SHA-256.
 
     Raises:

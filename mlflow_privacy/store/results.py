@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 FOLDER = "privacy"
-# Stays with the audit run: a list of who was in the training data should not travel with every deployed copy.
-RUN_ONLY = ("scores.parquet",)
+# Stays with the audit run: what a model holds travels with every deployed copy of it, which should be neither a list
+# of who was in the training data nor megabytes.
+RUN_ONLY = ("scores.parquet", "roc.csv")
 NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
 _TAG_FPR = 0.01  # one for all models, so that versions compare
 _TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit

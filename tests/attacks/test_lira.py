@@ -72,7 +72,7 @@ def test_errors_name_the_count_and_the_remedy():
     target, reference, member = case(np.random.default_rng(6), m=2)
     with pytest.raises(DesignError, match=r"two IN references per record, 50 of 50 records have one.*num_ref_models"):
         lira(target, reference, member, variance="per_record")
-    with pytest.raises(DesignError, match="variance must be .* got 'median'"):
+    with pytest.raises(DesignError, match=r"variance must be .* got 'median'"):
         lira(target, reference, member, variance="median")
     member[:3] = False
     with pytest.raises(DesignError, match="3 of 50 records have no IN reference"):

@@ -71,7 +71,7 @@ def test_signals_that_are_not_finite_are_counted(attack):
 def test_faults_have_remedies():
     with pytest.raises(DesignError, match="needs population records, got none"):
         attack_p(np.zeros(3), np.zeros(0))
-    with pytest.raises(DesignError, match="method must be .* got 'median'"):
+    with pytest.raises(DesignError, match=r"method must be .* got 'median'"):
         attack_r(np.zeros(1), np.zeros((1, 1)), np.zeros((1, 1), bool), method="median")
     with pytest.raises(DesignError, match="There are no reference models"):
         attack_r(np.zeros(1), np.zeros((1, 0)), np.zeros((1, 0), bool))

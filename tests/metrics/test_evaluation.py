@@ -118,7 +118,7 @@ def test_same_seed_same_numbers():
 
 def test_nan_scores_are_counted():
     member = np.arange(4) < 2
-    with pytest.raises(DesignError, match="Scores.value has 1 NaN of 4"):
+    with pytest.raises(DesignError, match=r"Scores\.value has 1 NaN of 4"):
         evaluate_scores(Scores(np.array([1.0, np.nan, 0.0, 2.0])), member)
-    with pytest.raises(DesignError, match="Scores.tie has 4 NaN"):
+    with pytest.raises(DesignError, match=r"Scores\.tie has 4 NaN"):
         evaluate_scores(Scores(np.zeros(4), np.full(4, np.nan)), member)

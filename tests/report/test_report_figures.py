@@ -41,21 +41,17 @@ def test_figure_is_a_png_of_the_width_that_the_page_halves(result, draw):
     assert 500 < image.height < 1400
 
 
-@pytest.mark.parametrize("draw", [roc_figure, score_histograms])
-def test_figure_of_100000_records_and_4_attacks_stays_under_200_kb(draw):
-    assert len(draw(example_result(n=50_000))) < 200_000
+def test_figures_of_100000_records_and_4_attacks_stay_under_200_kb():
+    large = example_result(n=50_000)
+    assert len(roc_figure(large)) < 200_000
+    assert len(score_histograms(large)) < 200_000
 
 
-def test_figure_is_the_same_for_the_same_result(result):
-    assert roc_figure(result) == roc_figure(result)
-    assert score_histograms(result) == score_histograms(result)
-
-
-def test_figures_can_be_drawn_in_threads_at_once(result):
+def test_figures_drawn_in_threads_at_once_are_the_same_as_alone(result):
     alone = roc_figure(result), score_histograms(result)
     with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(draw, result) for draw in (roc_figure, score_histograms) * 3]
-        assert [f.result() for f in futures] == list(alone) * 3
+        futures = [pool.submit(draw, result) for draw in (roc_figure, score_histograms) * 2]
+        assert [f.result() for f in futures] == list(alone) * 2
 
 
 def test_figures_leave_pyplot_and_rcparams_alone():
