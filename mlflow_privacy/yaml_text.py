@@ -41,18 +41,21 @@ def parse_yaml(text: str, *, name: str = "the text") -> Any:
     mlflow_privacy.errors.ConfigError: the text: key a appears twice, on lines 1 and 2. Keep one.
     """
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        doubles = _duplicate_keys(node) if node is not None else []
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        doubles = _duplicate_keys(node)
         if doubles:
             raise ConfigError("\n".join(f"{name}: {double}" for double in doubles))
-        return yaml.load(text, Loader=_Loader)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{name}{where} is not plain YAML: {getattr(error, 'problem', None) or error}.") from error
+    except ConfigError:
+        raise
     except (RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{name} is not plain YAML: {error}.") from error
 
 

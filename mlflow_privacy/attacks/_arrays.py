@@ -43,14 +43,14 @@ def check_signals(**arrays: Array | None) -> None:
 
     `target` fixes n, `reference` fixes m, `population` fixes z.
     """
+    given = {name: x for name, x in arrays.items() if x is not None}
     known: dict[str, int] = {}
-    if arrays.get("target") is not None:
-        known["n"] = arrays["target"].shape[0]
-    if arrays.get("population") is not None:
-        known["z"] = arrays["population"].shape[0]
+    for name, axis in (("target", "n"), ("population", "z")):
+        if name in given:
+            known[axis] = given[name].shape[0]
     for name in ("reference", "population_reference"):
-        if arrays.get(name) is not None and arrays[name].ndim == 2:
-            known.setdefault("m", arrays[name].shape[1])
+        if name in given and given[name].ndim == 2:
+            known.setdefault("m", given[name].shape[1])
     axes = {
         "target": ("n",),
         "reference": ("n", "m"),
@@ -60,9 +60,7 @@ def check_signals(**arrays: Array | None) -> None:
         "population_member": ("z", "m"),
     }
     faults = []
-    for name, x in arrays.items():
-        if x is None:
-            continue
+    for name, x in given.items():
         wanted = tuple(known.get(axis, -1) for axis in axes[name])
         if tuple(x.shape) != wanted:
             faults.append(f"{name} must have shape ({', '.join(axes[name])}) = {wanted}, got {tuple(x.shape)}")

@@ -55,7 +55,7 @@ def attack_r(
     check_references(member, need_in=False, need_out=True)
     xp = namespace(target, reference, member)
     shares, differences = [], []
-    for s in chunks(*reference.shape, reference):
+    for s in chunks(reference.shape[0], reference.shape[1], reference):
         phi, others = as_float64(target[s]), as_float64(reference[s])
         weight = xp.astype(~member[s], xp.float64)
         count = xp.sum(weight, axis=1)

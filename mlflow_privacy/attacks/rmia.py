@@ -269,7 +269,7 @@ def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Seque
     signal, inside = to_numpy(reference[::step]), to_numpy(member[::step]).astype(bool)
     check_signals(reference=signal, member=inside, target=signal[:, 0] if signal.shape[1] else None)
     m = signal.shape[1]
-    picked = np.unique(np.linspace(0, m - 1, min(m, _TUNE_TARGETS)).round().astype(int)) if m else []
+    picked = np.unique(np.linspace(0, max(m - 1, 0), min(m, _TUNE_TARGETS)).round().astype(int))
     aucs = []
     for j in picked:
         others = (inside != ~inside[:, [j]]).any(axis=0)

@@ -55,7 +55,7 @@ class LineageDataset(Dataset, PyFuncConvertibleDatasetMixin):
 
     def __init__(self, target: AuditTarget, name: str | None = None, digest: str | None = None) -> None:
         self.target = target
-        # One name for all models: MLflow's models list has a column per data set, so versions audited on one pool align.
+        # One name for all models: the models list has a column per data set, so versions audited on one pool align.
         super().__init__(LineageSource(target.model.uri), name or "privacy pool", digest)
 
     def _compute_digest(self) -> str:

@@ -76,8 +76,8 @@ def make_dataset(
       ConfigError: x and y do not fit, or x is not finite numbers.
 
     >>> data = make_dataset([[1.0], [2.0], [3.0]], ["b", "a", "b"], name="toy")
-    >>> data.classes, data.records.y.tolist(), data.records.row_ids[0]
-    (('a', 'b'), [1, 0, 1], 'toy:0')
+    >>> data.classes, data.records.y.tolist(), data.records.row_ids.tolist()
+    (('a', 'b'), [1, 0, 1], ['toy:0', 'toy:1', 'toy:2'])
     """
     x, y = np.asarray(x), np.asarray(y)
     faults = []

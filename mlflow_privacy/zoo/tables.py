@@ -83,6 +83,8 @@ def load_table(
 def _read_npz(path: Path, targets: str | None, features: Any) -> tuple[np.ndarray, np.ndarray]:
     import zipfile
 
+    if not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path.name} cannot be read as NPZ: it is not an archive of arrays as np.savez writes.")
     try:
         with np.load(path, allow_pickle=False) as file:
             keys = list(file.files)
@@ -95,9 +97,9 @@ def _read_npz(path: Path, targets: str | None, features: Any) -> tuple[np.ndarra
                     asked = f"no array {key!r}" if key else f"none of {', '.join(usual)}"
                     raise ConfigError(f"{path.name} has {asked}. It holds {', '.join(keys)}: set data.{option}.")
                 chosen.append(file[key])
+    except ConfigError:
+        raise
     except (ValueError, zipfile.BadZipFile, OSError) as error:
-        if isinstance(error, ConfigError):
-            raise
         if "allow_pickle" in str(error):
             raise UnsafeError(
                 f"{path.name} holds pickled objects, which could run code when loaded. Save plain numeric arrays."
