@@ -1,4 +1,7 @@
-"""The command line: `mlflow-privacy run | audit | gate | config | attacks`. Heavy imports wait until a command needs them."""
+"""The command line: `mlflow-privacy run | audit | gate | config | attacks`.
+
+Heavy imports wait until a command needs them.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +161,8 @@ def audit(model_uri: str, recipe: Path | None, attacks: tuple[str, ...], as_json
         options["recipe"] = _read_mapping(recipe)
     import mlflow_privacy
 
-    result = mlflow_privacy.evaluate(model_uri, **options)
+    evaluate: Any = mlflow_privacy.evaluate
+    result = evaluate(model_uri, **options)
     if as_json:
         artifacts = {name: artifact.uri for name, artifact in result.artifacts.items()}
         record = {"model_uri": model_uri, "run_id": result.run_id, "metrics": result.metrics, "artifacts": artifacts}

@@ -58,7 +58,8 @@ class RunSection(_Section):
         description="MLflow experiment; created if it does not exist. Under `mlflow run` the project's own is used.",
     )
     register_as: Name | None = Field(
-        None, description="Name of the registered model; each target becomes a version. Default: the config file's name."
+        None,
+        description="Name of the registered model; each target becomes a version. Default: the config file's name.",
     )
     log_dir: str | None = Field(
         None,
@@ -102,7 +103,9 @@ class AuditSection(_Section):
         "non-members stand in.",
     )
     batch_size: Int = Field(1024, ge=1, description="Batch of inference; it changes the speed alone.")
-    device: Device = Field("auto", description="Device of references and inference: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    device: Device = Field(
+        "auto", description="Device of references and inference: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`."
+    )
     fprs: list[Fpr] = Field(list(DEFAULT_FPRS), min_length=1, description="False-positive rates of TPR@FPR.")
     confidence: Float = Field(0.95, gt=0.5, lt=1, description="Of every interval.")
     blind_baseline: bool = Field(
@@ -143,8 +146,8 @@ class TrainSection(_Section):
     loss: str | None = Field(
         None,
         min_length=1,
-        description="`cross_entropy` (default for classes), `mse` (default for a regression), `bce_with_logits`, `nll`, "
-        "`l1`, `huber`, …",
+        description="`cross_entropy` (default for classes), `mse` (default for a regression), `bce_with_logits`, "
+        "`nll`, `l1`, `huber`, …",
     )
     label_smoothing: Float | None = Field(None, ge=0, lt=1, description="Of the cross-entropy.")
     augmentation: str | dict[str, Any] | list[Any] | None = Field(
@@ -177,7 +180,9 @@ class DataSection(_Section):
         None, min_length=1, description="Label column of a table, or label array of an NPZ (default `labels` or `y`)."
     )
     features: str | list[str] | None = Field(
-        None, description="Feature columns (default: all others), or the feature array of an NPZ (default `features` or `x`)."
+        None,
+        description="Feature columns (default: all others), or the feature array of an NPZ (default `features` or "
+        "`x`).",
     )
     drop: list[str] = Field(default_factory=list, description="Columns of a table to leave out, such as ids.")
     task: Literal["auto", "classification", "regression"] = Field(
@@ -196,9 +201,7 @@ class DataSection(_Section):
 
 # Keys of `train` that are a torch model's recipe; a scikit-learn estimator has its own in `model_options`.
 TORCH_KEYS = tuple(
-    key
-    for key in TrainSection.model_fields
-    if key not in ("model_name", "model_options", "device", "variants")
+    key for key in TrainSection.model_fields if key not in ("model_name", "model_options", "device", "variants")
 )
 
 
@@ -232,9 +235,9 @@ class ExperimentConfig(_Section):
       run, audit, train, data: the sections.
     """
 
-    run: RunSection = Field(default_factory=RunSection)
-    audit: AuditSection = Field(default_factory=AuditSection)
-    train: TrainSection = Field(default_factory=TrainSection)
+    run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
+    audit: AuditSection = Field(default_factory=lambda: AuditSection.model_validate({}))
+    train: TrainSection = Field(default_factory=lambda: TrainSection.model_validate({}))
     data: DataSection
 
     _path: Path | None = PrivateAttr(None)
@@ -247,10 +250,12 @@ class ExperimentConfig(_Section):
     @property
     def name(self) -> str:
         """Name of the registered model."""
-        return self.run.register_as or (self._path.stem if self._path else f"{self.data.dataset}-{self.train.model_name}")
+        return self.run.register_as or (
+            self._path.stem if self._path else f"{self.data.dataset}-{self.train.model_name}"
+        )
 
     def variants(self) -> dict[str, TrainSection]:
-        """Each target's own training section by the name of its variant; one, named by its model, if none are listed."""
+        """Each target's training section by the name of its variant; if none are listed one, named by its model."""
         if not self.train.variants:
             return {self.train.model_name: self.train}
         return {

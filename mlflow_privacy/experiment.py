@@ -1,6 +1,6 @@
 """An experiment: train targets on real data, register them, and audit every version through MLflow's evaluator.
 
-    config ─▶ data ─▶ split ─▶ targets, one run and one version each ─▶ mlflow.evaluate ─▶ summary
+config ─▶ data ─▶ split ─▶ targets, one run and one version each ─▶ mlflow.evaluate ─▶ summary
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mlflow_privacy.config import DEFAULT_ATTACKS
 from mlflow_privacy.config_sections import ExperimentConfig, TrainSection, training_settings
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment_config import attack_name
+from mlflow_privacy.experiment_data import Split, load_data, prepare, split_indices, target_seed
 from mlflow_privacy.types import Records, to_json
 
 _logger = logging.getLogger(__name__)
@@ -69,101 +70,6 @@ class ExperimentReport:
     experiment_id: str
     targets: tuple[TargetReport, ...]
     timings: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Indices into a data set: who is trained on, who is held out, who is population."""
-
-    train: np.ndarray
-    holdout: np.ndarray
-    population: np.ndarray
-
-
-def split_indices(
-    n: int,
-    *,
-    seed: int,
-    experiment: int = 0,
-    train_fraction: float = 0.5,
-    data_size: int | None = None,
-    population_size: int | None = None,
-) -> Split:
-    """Random disjoint parts of n records.
-
-    Which records are used, and which of them are population, depends on the seed alone; train and holdout differ
-    between experiments.
-
-    Args:
-      n: records in all.
-      seed: the config's `random_seed`.
-      experiment: index of the target.
-      train_fraction: of what is left after the population.
-      data_size: records used; None for all.
-      population_size: records set apart.
-
-    Raises:
-      ConfigError: there are too few records.
-
-    >>> split = split_indices(10, seed=0, population_size=2)
-    >>> len(split.train), len(split.holdout), len(split.population)
-    (4, 4, 2)
-    """
-    size, apart = n if data_size is None else data_size, population_size or 0
-    if size > n:
-        raise ConfigError(f"audit.data_size is {size}, but the data set has {n} records.")
-    n_train = round(train_fraction * (size - apart))
-    if size - apart < 2 or not 1 <= n_train < size - apart:
-        raise ConfigError(
-            f"data.train_fraction={train_fraction} of {size} records, {apart} of them population, leaves none to train "
-            "on or none to hold out. Use more records or a smaller audit.population_size."
-        )
-    order = np.random.default_rng(np.random.SeedSequence([seed, 0xDA7A])).permutation(n)[:size]
-    population, pool = order[:apart], order[apart:]
-    rng = np.random.default_rng(np.random.SeedSequence([seed, experiment, 0x5917]))
-    pool = rng.permutation(pool)
-    return Split(np.sort(pool[:n_train]), np.sort(pool[n_train:]), np.sort(population))
-
-
-def target_seed(seed: int, experiment: int) -> int:
-    """31-bit seed of a target's initialisation and minibatch order; variants share it."""
-    return int(np.random.SeedSequence([seed, experiment, 0x7A67]).generate_state(1)[0] >> 1)
-
-
-def load_data(config: ExperimentConfig) -> Any:
-    """The config's data set, as its loader gives it.
-
-    Raises:
-      ConfigError: it is unknown, missing or not what it should be.
-    """
-    from mlflow_privacy import zoo
-
-    data = config.data
-    return zoo.load_dataset(
-        data.dataset,
-        data_dir=data.data_dir,
-        folders=[config.path.parent] if config.path else [],
-        targets=data.targets,
-        features=data.features,
-        drop=data.drop,
-        task=data.task,
-        missing=data.missing,
-    )
-
-
-def prepare(data: Any, train: TrainSection, normalize: str) -> Any:
-    """The data set in the form that one variant's model takes.
-
-    Raises:
-      ConfigError: the model takes images and the records are none.
-    """
-    from mlflow_privacy import zoo
-    from mlflow_privacy.zoo.data import as_inputs, standardised
-
-    is_table, is_torch = data.records.x.ndim == 2, train.model_name in zoo.MODELS
-    if normalize == "standard" or (normalize == "auto" and is_table and is_torch):
-        data = standardised(data)
-    return as_inputs(data, zoo.model_inputs(train.model_name), model_name=train.model_name)
 
 
 def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
@@ -227,9 +133,7 @@ def run_experiment(config: ExperimentConfig) -> ExperimentReport:
         clock = {stage: round(seconds, 3) for stage, seconds in clock.items()}
         if config.run.time_log:
             mlflow.log_metrics({f"time/{stage.replace(' ', '_')}": seconds for stage, seconds in clock.items()})
-        report = ExperimentReport(
-            config.name, parent.info.run_id, parent.info.experiment_id, tuple(targets), clock
-        )
+        report = ExperimentReport(config.name, parent.info.run_id, parent.info.experiment_id, tuple(targets), clock)
         mlflow.log_dict(to_json(report), "experiment.json")
     if config.run.log_dir:
         _write_log_dir(config, report, Path(config.run.log_dir))
@@ -328,7 +232,7 @@ def _train_target(
     import mlflow
 
     from mlflow_privacy import zoo
-    from mlflow_privacy.lineage import log_lineage
+    from mlflow_privacy.lineage.log import log_lineage
     from mlflow_privacy.trainers import make_recipe, trainer_for
 
     seed = target_seed(config.run.random_seed, experiment)
@@ -342,7 +246,14 @@ def _train_target(
         mlflow.set_tags({"privacy.role": "target", "privacy.variant": variant})
         options = {f"model_options.{key}": value for key, value in train.model_options.items()}
         mlflow.log_params(
-            {"model_name": train.model_name, **settings, **options, "seed": seed, "dataset": data.name, "task": data.task}
+            {
+                "model_name": train.model_name,
+                **settings,
+                **options,
+                "seed": seed,
+                "dataset": data.name,
+                "task": data.task,
+            }
         )
         started = time.perf_counter()
         (model,) = trainer_for(recipe).train(recipe, pool, members[None], [seed], device=train.device)

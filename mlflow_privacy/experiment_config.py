@@ -20,6 +20,7 @@ from mlflow_privacy.config_sections import (
     variant_keys,
 )
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.types import Task
 from mlflow_privacy.yaml_text import apply_overrides, parse_yaml
 
 __all__ = ["ExperimentConfig", "apply_overrides", "load_config", "parse_config"]
@@ -187,7 +188,7 @@ def _unknown_key(loc: Sequence[Any]) -> str:
     far = difflib.get_close_matches(word, model.model_fields, n=1, cutoff=0.5)
     if owners or far:
         return f"unknown key {path}, did you mean {(owners or [f'{prefix}.{far[0]}'])[0]}?"
-    return f"unknown key {path}; {str(loc[0])} holds {', '.join(model.model_fields)}."
+    return f"unknown key {path}; {loc[0]} holds {', '.join(model.model_fields)}."
 
 
 def _range(loc: Sequence[Any]) -> str:
@@ -278,17 +279,19 @@ def _recipe_faults(keys: Mapping[str, Any], own: Mapping[str, Any], variant: str
             valid.pop(str(fault["loc"][0]), None)
         section = TrainSection.model_validate(valid)
     settings = training_settings(section)
-    tasks = [task] if task else ["classification", "regression"]
+    tasks: list[Task] = [task] if task else ["classification", "regression"]
     lines = []
-    for fault in min((read_settings(settings, task=each)[1] for each in tasks), key=len):
-        key = fault.replace("'", "").split(" ", 1)[0]
-        lines.append(f"train.variants.{variant}.{fault}" if key in own else f"train.{fault}")
+    for sentence in min((read_settings(settings, task=each)[1] for each in tasks), key=len):
+        key, _, rest = sentence.partition(" ")
+        key = key.strip("'")
+        lines.append(f"train.variants.{variant}.{key} {rest}" if key in own else f"train.{key} {rest}")
     return lines
 
 
 def _idle(path: str, model: str) -> str:
     return (
-        f"{path} has no meaning for the scikit-learn estimator {model}; its parameters go into model_options. Remove it."
+        f"{path} has no meaning for the scikit-learn estimator {model}; its parameters go into model_options. "
+        "Remove it."
     )
 
 
@@ -310,7 +313,8 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
         named.append(("audit.algorithm", audit["algorithm"]))
     if isinstance(audit.get("attacks"), list):
         named += [("audit.attacks", word) for word in audit["attacks"]]
-    named_options = audit.get("attack_options") if isinstance(audit.get("attack_options"), Mapping) else {}
+    given = audit.get("attack_options")
+    named_options: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     named += [(f"audit.attack_options.{word}", word) for word in named_options]
     faults = []
     for path, word in named:
@@ -333,7 +337,7 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
     if numbers and count > 0 and count % group:
         up = -(-count // group) * group
         faults.append(
-            f"audit.num_ref_models={count} leaves records without IN or OUT references at reference_fraction={fraction}: "
-            f"use a multiple of {group}, such as {up}."
+            f"audit.num_ref_models={count} leaves records without IN or OUT references at reference_fraction="
+            f"{fraction}: use a multiple of {group}, such as {up}."
         )
     return faults

@@ -93,7 +93,13 @@ def test_import_mlflow_loads_the_hook_and_nothing_heavy():
     )
     ours, heavy = run(code).splitlines()
     assert ours == str(
-        ["mlflow_privacy", "mlflow_privacy._version", "mlflow_privacy.evaluators", "mlflow_privacy.evaluators.hook"]
+        [
+            "mlflow_privacy",
+            "mlflow_privacy._version",
+            "mlflow_privacy.evaluators",
+            "mlflow_privacy.evaluators.hook",
+            "mlflow_privacy.evaluators.plugin",
+        ]
     )
     assert heavy == "[]"
 
@@ -105,3 +111,14 @@ def test_first_evaluate_loads_no_torch_for_others():
         "print(sorted(set(sys.modules) & {'torch', 'transformers', 'skops'}))"
     )
     assert run(code).strip() == "[]"
+
+
+def test_importing_our_own_modules_first_loads_the_plugin_without_a_warning():
+    code = (
+        "import mlflow_privacy.evaluators.hook, mlflow_privacy.evaluators.api, mlflow_privacy.evaluators.call;"
+        "import mlflow.data; print(callable(mlflow.data.from_model_lineage),"
+        "hasattr(mlflow.models.evaluate, '_mlflow_privacy_original'))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["True", "True"]
+    assert "from_model_lineage" not in process.stderr

@@ -147,7 +147,8 @@ def histogram_bins(values: np.ndarray, max_bins: int = 60) -> np.ndarray:
     """(b + 1,) ascending edges for scores that may be heavy-tailed, tied, constant or infinite.
 
     Args:
-      values: (n,) scores of members and non-members together; NaN and infinities do not count.
+      values: (n,) scores of members and non-members together; NaN and infinities do not count, and what lies beyond
+        ±1e300 counts as that.
 
     Example:
       >>> histogram_bins(np.array([3.0, 3.0, 3.0])).tolist()

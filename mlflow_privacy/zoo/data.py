@@ -114,7 +114,8 @@ def _class_indices(y: np.ndarray, classes: Sequence[str] | None, name: str) -> t
         valid = y.dtype.kind in "biuf" and bool(((y >= 0) & (y < len(classes)) & (y == np.round(y))).all())
         if not valid:
             raise ConfigError(
-                f"data set {name!r} names {len(classes)} classes, so its labels must be indices 0 to {len(classes) - 1}."
+                f"data set {name!r} names {len(classes)} classes, so its labels must be indices 0 to "
+                f"{len(classes) - 1}."
             )
         return y.astype(np.int64), tuple(map(str, classes))
     values, indices = np.unique(y.astype(str) if y.dtype.kind == "O" else y, return_inverse=True)

@@ -14,9 +14,24 @@ from mlflow_privacy.zoo.registry import nearest, sentence
 
 # `sklearn.utils.all_estimators` imports all of scikit-learn with its tests, which takes 5 s.
 _MODULES = (
-    "ensemble linear_model neural_network svm tree neighbors naive_bayes discriminant_analysis gaussian_process "
-    "calibration dummy kernel_ridge isotonic cross_decomposition semi_supervised multiclass multioutput"
-).split()
+    "ensemble",
+    "linear_model",
+    "neural_network",
+    "svm",
+    "tree",
+    "neighbors",
+    "naive_bayes",
+    "discriminant_analysis",
+    "gaussian_process",
+    "calibration",
+    "dummy",
+    "kernel_ridge",
+    "isotonic",
+    "cross_decomposition",
+    "semi_supervised",
+    "multiclass",
+    "multioutput",
+)
 
 
 def _is_predictor(value: Any) -> bool:
@@ -58,9 +73,7 @@ def estimator_names() -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def check_estimator(
-    name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train"
-) -> list[str]:
+def check_estimator(name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train") -> list[str]:
     """Faults of an estimator's parameters and of its kind, one sentence each.
 
     Args:
@@ -75,8 +88,8 @@ def check_estimator(
     cls = find_estimator(name)
     if cls is None:
         return [sentence(f"{path}.model_name: unknown model {name!r}{nearest(name, estimator_names())}")]
-    parameters = inspect.signature(cls.__init__).parameters
-    valid = [p for p in parameters if p != "self" and parameters[p].kind is not inspect.Parameter.VAR_POSITIONAL]
+    parameters = inspect.signature(cls).parameters
+    valid = [p for p in parameters if parameters[p].kind is not inspect.Parameter.VAR_POSITIONAL]
     faults = [
         sentence(f"unknown key {path}.model_options.{key} of {name}{nearest(key, valid)}")
         for key in options

@@ -24,9 +24,7 @@ def _check_dropout(dropout: Any) -> float:
 
 
 @model("mlp", inputs="flat")
-def mlp(
-    input_shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0
-) -> Any:
+def mlp(input_shape: tuple[int, ...], num_outputs: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0) -> Any:
     """Multi-layer perceptron with ReLU.
 
     Args:

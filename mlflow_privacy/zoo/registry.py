@@ -40,7 +40,7 @@ MODELS: dict[str, ModelEntry] = {}
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """", did you mean 'digits'?" if a valid word is near, else a short list of what is valid.
+    """ ", did you mean 'digits'?" if a valid word is near, else a short list of what is valid.
 
     >>> nearest("digit", ["digits", "wine"])
     ", did you mean 'digits'?"
@@ -119,9 +119,7 @@ def check_dataset(name: str) -> list[str]:
         return []
     from mlflow_privacy.zoo.tables import SUFFIXES
 
-    return [
-        f"unknown data set {name!r}{sentence(nearest(name, DATASETS))} A file must end in {', '.join(SUFFIXES)}."
-    ]
+    return [f"unknown data set {name!r}{sentence(nearest(name, DATASETS))} A file must end in {', '.join(SUFFIXES)}."]
 
 
 def load_dataset(
@@ -153,7 +151,8 @@ def load_dataset(
     given = {key: value for key, value in options.items() if value not in (None, (), [], "auto", "error")}
     if given:
         raise ConfigError(
-            f"data set {name!r} takes no {', '.join(f'data.{key}' for key in given)}: these belong to files. Remove them."
+            f"data set {name!r} takes no {', '.join(f'data.{key}' for key in given)}: these belong to files. Remove "
+            "them."
         )
     accepts = inspect.signature(loader).parameters
     result = loader(data_dir=data_dir) if "data_dir" in accepts else loader()
@@ -164,9 +163,7 @@ def load_dataset(
     raise ConfigError(f"the loader of data set {name!r} must return a DataSet or (x, y), got {type(result).__name__}.")
 
 
-def check_model(
-    name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train"
-) -> list[str]:
+def check_model(name: str, options: Mapping[str, Any], *, task: Task | None, path: str = "train") -> list[str]:
     """Faults of a model's name and options, one sentence each; [] if it can be built.
 
     Args:

@@ -160,8 +160,8 @@ def _table_arrays(
         categories, codes = np.unique(values.astype(str).to_numpy(dtype=object).astype(str), return_inverse=True)
         if len(categories) > MAX_CATEGORIES:
             raise ConfigError(
-                f"column {column!r} of {name} has {len(categories)} distinct texts (e.g. {categories[0]!r}): that looks "
-                f"like an id, date or free text. Leave it out with data.drop: [{column}]."
+                f"column {column!r} of {name} has {len(categories)} distinct texts (e.g. {categories[0]!r}): that "
+                f"looks like an id, date or free text. Leave it out with data.drop: [{column}]."
             )
         parts.append(np.eye(len(categories), dtype=np.float32)[codes.reshape(-1)])
         names += [f"{column}={value}" for value in categories]

@@ -110,7 +110,7 @@ def test_values_out_of_range_name_the_range(section, line):
 
 def test_settings_that_do_not_go_together_are_named():
     (fault,) = faults_of(config(train={"optimizer": "Adam", "momentum": 0.9}))
-    assert fault.startswith("train.'momentum' is no option of the optimizer Adam") or "momentum" in fault
+    assert fault == "train.momentum is no option of the optimizer Adam."
     (fault,) = faults_of(config(train={"variants": {"x": {"schedule": "cosin"}}}))
     assert fault.startswith("train.variants.x.schedule")
     assert "did you mean 'cosine'?" in fault
@@ -147,7 +147,14 @@ def test_sgd_has_its_usual_momentum_and_adam_none():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("a: 1e-3", 0.001), ("a: 1.0e-3", 0.001), ("a: .5e2", 50.0), ("a: '1e-3'", "1e-3"), ("a: e3", "e3"), ("a: 12", 12)],
+    [
+        ("a: 1e-3", 0.001),
+        ("a: 1.0e-3", 0.001),
+        ("a: .5e2", 50.0),
+        ("a: '1e-3'", "1e-3"),
+        ("a: e3", "e3"),
+        ("a: 12", 12),
+    ],
 )
 def test_exponents_are_numbers_as_in_yaml_1_2(text, value):
     assert parse_yaml(text) == {"a": value}
@@ -176,7 +183,9 @@ def test_what_is_not_plain_yaml_is_refused(text):
 
 def test_overrides_set_nested_keys_and_leave_the_mapping_alone():
     before = {"train": {"epochs": 100}}
-    after = apply_overrides(before, ["train.epochs=1", "audit.num_ref_models=2", "train.variants.a.epochs=3", "run.log_dir=a=b"])
+    after = apply_overrides(
+        before, ["train.epochs=1", "audit.num_ref_models=2", "train.variants.a.epochs=3", "run.log_dir=a=b"]
+    )
     assert after == {
         "train": {"epochs": 1, "variants": {"a": {"epochs": 3}}},
         "audit": {"num_ref_models": 2},
@@ -187,7 +196,9 @@ def test_overrides_set_nested_keys_and_leave_the_mapping_alone():
 
 def test_malformed_overrides_are_all_reported():
     with pytest.raises(ConfigError) as caught:
-        apply_overrides({"train": {"epochs": 1}}, ["epochs=1", "train.epochs", "train.epochs=", "train.epochs.x=1", "a.b=[1"])
+        apply_overrides(
+            {"train": {"epochs": 1}}, ["epochs=1", "train.epochs", "train.epochs=", "train.epochs.x=1", "a.b=[1"]
+        )
     message = str(caught.value)
     assert message.count("override") >= 5
     assert "override 'train.epochs=' has no value; write train.epochs=null" in message
@@ -215,7 +226,9 @@ def test_a_missing_file_names_the_nearest(tmp_path):
 
 
 def test_a_key_of_the_wrong_type_cannot_hide_the_other_faults():
-    faults = faults_of(config(train={"variants": {"a": 3}, "model_options": 4, "epochs": "x"}, audit={"attacks": "rmia"}))
+    faults = faults_of(
+        config(train={"variants": {"a": 3}, "model_options": 4, "epochs": "x"}, audit={"attacks": "rmia"})
+    )
     assert "train.variants.a must be a mapping of keys, got 3." in faults
     assert "train.model_options must be a mapping of keys, got 4." in faults
     assert "audit.attacks must be a list, got 'rmia'." in faults
@@ -232,4 +245,6 @@ def test_the_documentation_mentions_every_key_as_the_schema_has_it():
         for key, info in section.model_fields.items():
             assert info.description, f"{name}.{key} has no description"
             assert f"`{name}.{key}`" in text
-    assert config_reference() in text, "docs/config.md is out of date: its tables are what `mlflow-privacy config` prints"
+    assert config_reference() in text, (
+        "docs/config.md is out of date: its tables are what `mlflow-privacy config` prints"
+    )

@@ -82,7 +82,7 @@ metadata.EntryPoint.load = without_us
 import mlflow, mlflow.models
 early = mlflow.models.evaluate
 assert not hasattr(early, "_mlflow_privacy_original")
-import mlflow_privacy.evaluators.hook
+import mlflow_privacy.evaluators.plugin
 for function in (mlflow.models.evaluate, mlflow.models.evaluation.evaluate, mlflow.models.evaluation.base.evaluate):
     assert function._mlflow_privacy_original is early, function
 print("repointed")

@@ -130,7 +130,7 @@ def test_histogram_bins_ascend_and_hold_the_median(values):
         edges = histogram_bins(values)
     assert np.isfinite(edges).all()
     assert (np.diff(edges) > 0).all()
-    finite = values[np.isfinite(values)]
+    finite = np.clip(values[np.isfinite(values)], -1e300, 1e300)
     if finite.size:
         assert edges[0] <= np.quantile(finite, 0.5, method="lower") <= edges[-1]
 

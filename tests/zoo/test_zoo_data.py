@@ -81,7 +81,9 @@ def test_csv_parquet_and_npz_of_the_same_numbers_are_equal(tmp_path):
     frame.to_csv(tmp_path / "t.csv", index=False)
     frame.to_parquet(tmp_path / "t.parquet")
     np.savez(tmp_path / "t.npz", features=x, labels=y)
-    loaded = [load_table(tmp_path / f"t.{s}", targets=t) for s, t in (("csv", "label"), ("parquet", "label"), ("npz", None))]
+    loaded = [
+        load_table(tmp_path / f"t.{s}", targets=t) for s, t in (("csv", "label"), ("parquet", "label"), ("npz", None))
+    ]
     for data in loaded:
         np.testing.assert_array_equal(data.records.x, x)
         np.testing.assert_array_equal(data.records.y, y)

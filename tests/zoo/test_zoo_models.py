@@ -64,7 +64,12 @@ def test_estimators_are_found_by_class_name_and_learn():
     ("name", "options", "task", "message"),
     [
         ("RandomForestClasifier", {}, None, "did you mean 'RandomForestClassifier'?"),
-        ("RandomForestClassifier", {"n_estimater": 3}, None, "model_options.n_estimater .*, did you mean 'n_estimators'?"),
+        (
+            "RandomForestClassifier",
+            {"n_estimater": 3},
+            None,
+            "model_options.n_estimater .*, did you mean 'n_estimators'?",
+        ),
         ("RandomForestClassifier", {"n_estimators": -3}, None, r"must be an int in the range \[1, inf\). Got -3"),
         ("RandomForestClassifier", {}, "regression", "cannot learn a regression"),
         ("StackingClassifier", {}, None, "needs another estimator as estimators"),
@@ -75,7 +80,9 @@ def test_wrong_estimators_and_parameters_are_named(name, options, task, message)
         zoo.build_model(name, (2,), 2, options, task=task)
 
 
-@pytest.mark.parametrize("name", ["os.system", "sklearn.svm.SVC", "subprocess:run", "__builtins__", "clone", "BaseEstimator"])
+@pytest.mark.parametrize(
+    "name", ["os.system", "sklearn.svm.SVC", "subprocess:run", "__builtins__", "clone", "BaseEstimator"]
+)
 def test_no_name_imports_anything_outside_scikit_learn(name, monkeypatch):
     asked = []
     original = importlib.import_module

@@ -1,0 +1,215 @@
+"""The command line: exit codes, one clean line per error, tables; started quickly."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from mlflow_privacy import __version__, console
+from mlflow_privacy.cli import main
+from mlflow_privacy.errors import LineageError
+
+METRICS = {
+    "privacy/rmia/auc": 0.7,
+    "privacy/rmia/auc_low": 0.65,
+    "privacy/rmia/auc_high": 0.75,
+    "privacy/rmia/tpr_at_fpr_0.01": 0.04,
+    "privacy/rmia/tpr_at_fpr_0.01_high": 0.08,
+    "privacy/blind/auc": 0.51,
+    "privacy/blind/auc_low": 0.45,
+    "privacy/blind/auc_high": 0.56,
+    "privacy/fidelity/target_member_accuracy": 1.0,
+    "privacy/fidelity/target_nonmember_accuracy": 0.9,
+}
+
+
+@pytest.fixture
+def call():
+    return lambda *args: CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def audited(monkeypatch):
+    """Stands in for the audit itself, which has tests of its own; keeps what it was asked."""
+    asked = {}
+
+    def evaluate(model_uri, **options):
+        asked.update(options, model_uri=model_uri)
+        artifact = types.SimpleNamespace(uri="runs:/r1/privacy/roc.png")
+        return types.SimpleNamespace(metrics=METRICS, artifacts={"roc": artifact}, run_id="r1")
+
+    monkeypatch.setattr("mlflow_privacy.evaluate", evaluate, raising=False)
+    return asked
+
+
+def test_starting_imports_nothing_heavy():
+    code = (
+        "import sys, mlflow_privacy.cli; "
+        "heavy = {'mlflow', 'torch', 'numpy', 'pandas', 'sklearn', 'pydantic', 'matplotlib'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version_and_help_with_examples(call):
+    assert __version__ in call("--version").output
+    for command in ("run", "audit", "gate"):
+        result = call(command, "--help")
+        assert result.exit_code == 0
+        assert f"mlflow-privacy {command} " in result.output
+
+
+def test_attacks_are_listed_with_their_threat_models(call):
+    output = call("attacks").output
+    assert "rmia: RMIA" in output
+    assert "Black box" in output
+    assert "arxiv.org" in output
+
+
+def test_config_keys_are_listed(call):
+    assert "`train.epochs`" in call("config").output
+
+
+def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("optimizer: SGD\nlearning_rate: 1e-2")
+    result = call(
+        *("audit", "models:/m/1", "--num-ref-models", 4, "--attack", "rmia", "--attack", "lira", "--train", "a.csv"),
+        *("--holdout", "b.csv", "--targets", "y", "--recipe", recipe, "--seed", 3, "--batch-size", 64),
+    )
+    assert result.exit_code == 0, result.output
+    assert audited == {
+        "model_uri": "models:/m/1",
+        "num_ref_models": 4,
+        "attacks": ["rmia", "lira"],
+        "train": "a.csv",
+        "holdout": "b.csv",
+        "targets": "y",
+        "recipe": {"optimizer": "SGD", "learning_rate": 0.01},
+        "random_seed": 3,
+        "batch_size": 64,
+        "device": "auto",
+    }
+    assert "0.700 [0.650, 0.750]" in result.output
+    assert "not resolvable" in result.output  # TPR at 0.1 % FPR
+    assert "Blind baseline" in result.output
+
+
+def test_audit_leaves_out_what_was_not_asked(call, audited):
+    call("audit", "models:/m/1")
+    assert audited == {"model_uri": "models:/m/1", "device": "auto"}
+
+
+def test_audit_as_json_is_json_alone(call, audited):
+    record = json.loads(call("audit", "models:/m/1", "--json").stdout)
+    assert record["metrics"] == METRICS
+    assert record["run_id"] == "r1"
+    assert record["artifacts"] == {"roc": "runs:/r1/privacy/roc.png"}
+
+
+def test_an_error_is_one_clean_line_and_exit_code_2(call, monkeypatch):
+    def fail(*args, **kwargs):
+        raise LineageError("models:/m/1 has no training data.")
+
+    monkeypatch.setattr("mlflow_privacy.evaluate", fail, raising=False)
+    result = call("audit", "models:/m/1")
+    assert (result.exit_code, result.stderr) == (2, "Error: models:/m/1 has no training data.\n")
+    assert "Traceback" in call("--debug", "audit", "models:/m/1").stderr
+
+
+def test_a_bug_shows_its_traceback_and_is_no_breach(call, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", fail)
+    result = call("gate", "models:/m/1", "--max", "rmia/auc=0.6")
+    assert result.exit_code == 2
+    assert "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["--max", "rmia/auc=0.8"], 0, "passes"),
+        (["--max", "rmia/auc=0.7"], 0, "passes"),
+        (["--max", "rmia/auc=0.6"], 1, "privacy/rmia/auc: 0.7 exceeds 0.6"),
+        (["--max", "rmia/auc=0.72", "--upper"], 1, "the upper end of its interval, 0.75, exceeds 0.72"),
+        (["--max", "rmia/auc=0.72", "--max", "rmia/tpr_at_fpr_0.01=0.05"], 0, "passes"),
+    ],
+)
+def test_gate_exits_with_1_and_a_line_per_breach(call, monkeypatch, args, code, text):
+    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    result = call("gate", "models:/m/1", *args)
+    assert result.exit_code == code, result.output
+    assert text in result.output
+
+
+def test_gate_prints_every_breach(call, monkeypatch):
+    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    result = call("gate", "models:/m/1", "--max", "rmia/auc=0.6", "--max", "rmia/tpr_at_fpr_0.01=0.01")
+    assert len(result.stdout.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize("limit", ["rmia/auc", "rmia/auc=x", "=0.5", "rmia/auc=nan", "rmai/auc=0.6"])
+def test_a_gate_that_cannot_be_answered_exits_with_2(call, monkeypatch, limit):
+    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    assert call("gate", "models:/m/1", "--max", limit).exit_code == 2
+
+
+def test_a_gate_without_limits_is_a_usage_error(call):
+    assert call("gate", "models:/m/1").exit_code == 2
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Stands in for the experiment: keeps the config that the command line made."""
+    from mlflow_privacy import experiment
+
+    seen = []
+
+    def run_experiment(config):
+        seen.append(config)
+        return experiment.ExperimentReport(config.name, "r", "0", (), {"audit": 1.0})
+
+    monkeypatch.setattr(experiment, "run_experiment", run_experiment)
+    return seen
+
+
+def test_run_takes_overrides_repeated_or_separated_by_blanks_and_tolerates_empty_ones(call, ran, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {dataset: wine}")
+    blanks = "train.epochs=1 audit.num_ref_models=2"
+    result = call(
+        *("run", path, "--device", "", "--seed", "", "--set", "", "--set", blanks),
+        *("--set", "'run.experiment_name=two words'"),
+    )
+    assert result.exit_code == 0, result.output
+    (config,) = ran
+    assert (config.train.epochs, config.audit.num_ref_models, config.run.random_seed) == (1, 2, 0)
+    assert config.run.experiment_name == "two words"
+    assert "mlflow ui" in result.output or "/#/models/" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--seed", "x"], "--seed must be a whole number of at least 0, got 'x'"),
+        (["--set", "'a=1"], "cannot be split into key=value"),
+        (["--set", "train.epoch=1"], "unknown key train.epoch, did you mean train.epochs?"),
+        (["--device", "gpu"], "train.device must be auto, cpu, mps, cuda or cuda:N, got 'gpu'"),
+    ],
+)
+def test_run_reports_wrong_arguments_and_trains_nothing(call, ran, tmp_path, args, message):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {dataset: wine}")
+    result = call("run", path, *args)
+    assert (result.exit_code, ran) == (2, [])
+    assert message in result.stderr
+
+
+def test_a_strong_blind_baseline_is_said():
+    assert "read the AUCs above with care" in console.audit_text({**METRICS, "privacy/blind/auc_low": 0.6})
+    assert "It should be near 0.5" in console.audit_text(METRICS)
