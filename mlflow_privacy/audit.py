@@ -20,7 +20,7 @@ from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.findings import environment, find_warnings
-from mlflow_privacy.fingerprint import data_digest
+from mlflow_privacy.fingerprint import data_digest, record_keys
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
 from mlflow_privacy.signals import model_outputs, residual_scale
@@ -54,6 +54,7 @@ def audit(
       SignalError: the model gives nothing that an attack can use.
     """
     options, store, clock = options or AuditOptions(), store or NoStore(), _Clock(timings or {})
+    target = in_canonical_order(target)
     pool, population, member = target.pool, target.population, np.asarray(target.membership, bool)
     design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction)
     count = options.num_ref_models if target.recipe is not None else 0
@@ -130,6 +131,15 @@ def audit(
         environment=environment(options.device),
     )
     return dataclasses.replace(result, warnings=find_warnings(result, target))
+
+
+def in_canonical_order(target: AuditTarget) -> AuditTarget:
+    """The target with its pool in the order of the records' keys, whoever is a member.
+
+    Models trained on different parts of one pool so share its digest, and with it their reference models.
+    """
+    order = np.argsort(record_keys(target.pool), kind="stable")
+    return dataclasses.replace(target, pool=target.pool.take(order), membership=target.membership[order])
 
 
 def stack_signals(own: Sequence[ModelOutputs], references: References | None, member: np.ndarray) -> Signals:

@@ -2,7 +2,7 @@
 
 Of the plugin entry points that load that early, an exception in a dataset constructor is only a warning; in the others
 it breaks `import mlflow`. This module must stay light, and nothing of this package may import it: it needs MLflow,
-which loads it. No `from __future__ import annotations` here, because MLflow checks the constructor's annotation as a class.
+which loads it. No `from __future__ import annotations` here, because MLflow checks the annotation as a class.
 """
 
 from typing import Optional

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.trainers import torch_augment as augment
 from mlflow_privacy.trainers.base import Progress
-from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
@@ -26,6 +25,7 @@ from mlflow_privacy.trainers.settings import (
     optimizer_class,
     read_settings,
 )
+from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_reinit import describe, kept_buffers, plain_module, reinitialise
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,

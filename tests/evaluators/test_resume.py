@@ -125,6 +125,15 @@ def test_references_serve_other_versions_and_other_experiments(registered, track
     assert tracking.search_runs([elsewhere], "tags.`privacy.role` = 'reference'") == []
 
 
+def test_versions_trained_on_different_parts_of_one_pool_share_their_references(registered, tracking):
+    first = mlflow_privacy.evaluate("models:/tree/1", **OPTIONS)
+    register(seed=1)  # another random half of the same records
+    second = mlflow_privacy.evaluate("models:/tree/2", **OPTIONS)
+    assert len(references(tracking)) == 4
+    assert first.metrics["privacy/rmia/auc"] != second.metrics["privacy/rmia/auc"]
+    assert second.metrics["privacy/rmia/auc"] > 0.5
+
+
 def test_another_recipe_or_seed_trains_its_own_references(registered, tracking):
     mlflow_privacy.evaluate("models:/tree/1", **OPTIONS)
     register(max_depth=2)
