@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.evaluators.run import _enable_loggers
 from mlflow_privacy.gate import check_gate, latest_metrics
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.figures import roc_figure, score_histograms
@@ -24,6 +25,12 @@ from mlflow_privacy.types import AuditedModel, Estimate
 
 FILES = {"roc.png", "scores_histogram.png", "metrics.json", "roc.csv", "scores.parquet", "audit.json"}
 X = np.arange(8.0).reshape(4, 2)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_stay_on(tracking):
+    """MLflow 3.1 switches off loggers when it creates a database; an audit switches ours on again."""
+    _enable_loggers()
 
 
 @pytest.fixture(scope="module")
