@@ -27,12 +27,6 @@ FILES = {"roc.png", "scores_histogram.png", "metrics.json", "roc.csv", "scores.p
 X = np.arange(8.0).reshape(4, 2)
 
 
-@pytest.fixture(autouse=True)
-def _loggers_stay_on(tracking):
-    """MLflow 3.1 switches off loggers when it creates a database; an audit switches ours on again."""
-    _enable_loggers()
-
-
 @pytest.fixture(scope="module")
 def plain_result():
     return example_result(n=150)
@@ -181,6 +175,7 @@ def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audite
 
 def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, caplog):
     model = register()
+    _enable_loggers()  # as an audit does: MLflow 3.1 switches them off when it creates a database
 
     def refuse(*args, **kwargs):
         raise MlflowException("PERMISSION_DENIED: not yours")
@@ -207,6 +202,7 @@ def test_a_run_that_refuses_is_an_error(tracking, register, audited, monkeypatch
 
 def test_a_full_description_is_left_alone_with_a_warning(tracking, register, audited, caplog):
     model = register()
+    _enable_loggers()  # as an audit does: MLflow 3.1 switches them off when it creates a database
     mine = "m" * 4995
     tracking.update_model_version(model.name, model.version, mine)
     with caplog.at_level(logging.WARNING, logger="mlflow_privacy"):
