@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,18 +37,10 @@ def _terminate_as_exit() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _enable_loggers() -> None:
-    """MLflow 3.1 switches off every logger that exists when it creates a database, and our warnings with them."""
-    for name, logger in list(logging.root.manager.loggerDict.items()):
-        if name.split(".")[0] == "mlflow_privacy" and isinstance(logger, logging.Logger):
-            logger.disabled = False
-
-
 def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     """Audits `request.target`, storing references as children of `run_id` and results in it."""
     client = MlflowClient()
     run = client.get_run(run_id)
-    _enable_loggers()
     sweep_dead_runs(client, [run.info.experiment_id])
     client.set_tag(run_id, "privacy.role", "audit")
     if request.own_run:

@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
 from mlflow_privacy.errors import StoreError
-from mlflow_privacy.evaluators.run import _enable_loggers
 from mlflow_privacy.gate import check_gate, latest_metrics
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.figures import roc_figure, score_histograms
@@ -175,7 +174,6 @@ def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audite
 
 def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, caplog):
     model = register()
-    _enable_loggers()  # as an audit does: MLflow 3.1 switches them off when it creates a database
 
     def refuse(*args, **kwargs):
         raise MlflowException("PERMISSION_DENIED: not yours")
@@ -202,7 +200,6 @@ def test_a_run_that_refuses_is_an_error(tracking, register, audited, monkeypatch
 
 def test_a_full_description_is_left_alone_with_a_warning(tracking, register, audited, caplog):
     model = register()
-    _enable_loggers()  # as an audit does: MLflow 3.1 switches them off when it creates a database
     mine = "m" * 4995
     tracking.update_model_version(model.name, model.version, mine)
     with caplog.at_level(logging.WARNING, logger="mlflow_privacy"):
