@@ -234,7 +234,7 @@ def _describe_version(client: MlflowClient, run: Run, result: AuditResult) -> No
     name, version = str(result.model.name), str(result.model.version)
     description = replace_block(client.get_model_version(name, version).description, _blocks(result, run))
     if description is None:
-        _warn(
+        _logger.warning(
             "The description of %s has no room for the verdict; its tags and run %s hold it.",
             result.model.label,
             run.info.run_id,
@@ -254,18 +254,12 @@ def _blocks(result: AuditResult, run: Run | None = None) -> tuple[str, ...]:
     )
 
 
-def _warn(message: str, *args: object) -> None:
-    """A warning that is heard: MLflow 3.1 switches off every logger that exists when it creates a database."""
-    _logger.disabled = False
-    _logger.warning(message, *args)
-
-
 def _attempt(what: str, write: Callable[[], None]) -> None:
     """Runs `write`; if the server refuses or is gone, a warning, since the audit run itself is complete."""
     try:
         write()
     except (MlflowException, OSError) as error:
-        _warn("Could not write %s: %s The audit run itself is complete.", what, error)
+        _logger.warning("Could not write %s: %s The audit run itself is complete.", what, error)
 
 
 def _uri(run: Run, path: str) -> str:
@@ -303,7 +297,7 @@ def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | Non
         try:
             run = client.get_run(tagged_run)
         except MlflowException as error:
-            _warn("Audit run %s, named by %s, cannot be read: %s", tagged_run, model.uri, error)
+            _logger.warning("Audit run %s, named by %s, cannot be read: %s", tagged_run, model.uri, error)
         else:
             if run.info.lifecycle_stage == "active" and _is_audit_of(run, model):
                 yield run

@@ -60,6 +60,17 @@ def figures(plain_result):
 
 
 @pytest.fixture
+def heard(caplog):
+    """`caplog` on our own logger: MLflow 3.1 replaces the root's handlers when it creates a database."""
+    logger = logging.getLogger("mlflow_privacy")
+    logger.addHandler(caplog.handler)
+    logger.propagate = False
+    yield caplog
+    logger.propagate = True
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
 def audited(tracking, plain_result):
     """Publishes an audit of a model into a run of its own; returns the run id, the paths and the result."""
 
@@ -172,7 +183,7 @@ def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audite
     assert set(paths) == {f"privacy/{name}" for name in FILES}
 
 
-def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, caplog):
+def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, heard):
     model = register()
 
     def refuse(*args, **kwargs):
@@ -180,11 +191,11 @@ def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, re
 
     for method in ("set_model_version_tag", "update_model_version", "set_logged_model_tags", "log_model_artifacts"):
         monkeypatch.setattr(type(tracking), method, refuse)
-    with caplog.at_level(logging.WARNING, logger="mlflow_privacy"):
+    with heard.at_level(logging.WARNING, logger="mlflow_privacy"):
         run_id, paths, result = audited(model)
     assert tracking.get_run(run_id).data.metrics == result.metrics
     assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths)
-    warned = [r.getMessage() for r in caplog.records if "PERMISSION_DENIED" in r.getMessage()]
+    warned = [r.getMessage() for r in heard.records if "PERMISSION_DENIED" in r.getMessage()]
     assert len(warned) == 4
     assert all("The audit run itself is complete" in line for line in warned)
 
@@ -198,14 +209,14 @@ def test_a_run_that_refuses_is_an_error(tracking, register, audited, monkeypatch
         audited(register())
 
 
-def test_a_full_description_is_left_alone_with_a_warning(tracking, register, audited, caplog):
+def test_a_full_description_is_left_alone_with_a_warning(tracking, register, audited, heard):
     model = register()
     mine = "m" * 4995
     tracking.update_model_version(model.name, model.version, mine)
-    with caplog.at_level(logging.WARNING, logger="mlflow_privacy"):
+    with heard.at_level(logging.WARNING, logger="mlflow_privacy"):
         audited(model)
     assert _reread(tracking, model).description == mine
-    assert "has no room for the verdict" in caplog.text
+    assert "has no room for the verdict" in heard.text
 
 
 def test_the_note_of_a_persons_own_run_stays(tracking, register, plain_result):
