@@ -4,6 +4,7 @@ Importing this package imports neither torch, scikit-learn nor matplotlib; names
 """
 
 import importlib
+from typing import Any
 
 from mlflow_privacy._version import __version__
 
@@ -24,7 +25,7 @@ _LAZY = {
 __all__ = ["__version__", *_LAZY]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

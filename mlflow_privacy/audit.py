@@ -88,7 +88,7 @@ def audit(
     if not any("reference" in ATTACKS[name].needs for name in names):
         count = 0
     references = None
-    if count:
+    if count and target.recipe is not None:
         references = ensure(
             pool,
             target.recipe,
@@ -152,7 +152,7 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
     n = len(member)
     if references is None:
         reference, trained_on = np.zeros((n, 0), np.float32), np.zeros((n, 0), bool)
-        of_population = ()
+        of_population: tuple[ModelOutputs, ...] = ()
     else:
         reference = np.stack([values.signal for values in references.pool], axis=1)
         trained_on, of_population = references.member, references.population

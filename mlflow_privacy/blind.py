@@ -221,7 +221,7 @@ def _column(values: Any, name: str, rng: np.random.Generator) -> np.ndarray:
         # Days since the first one: nanoseconds since 1970 do not fit in float32.
         return ((days - np.nanmin(days)) / np.timedelta64(1, "D")).astype(np.float32)[:, None]
     if pd.api.types.is_timedelta64_dtype(series.dtype):
-        return (series / pd.Timedelta(days=1)).to_numpy(np.float32)[:, None]
+        return (series.dt.total_seconds() / 86400).to_numpy(np.float32)[:, None]
     if pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.is_numeric_dtype(series.dtype):
         numbers = series.to_numpy(np.float64, na_value=np.nan)
         return np.clip(numbers, -3e38, 3e38).astype(np.float32)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -155,7 +156,14 @@ def ensure(
         disable = None if progress == "auto" else not progress  # None: only on a terminal
         with tqdm(total=len(missing), desc="reference models", unit="model", disable=disable) as bar:
             rows = design.rows(missing)
-            models = trainer.train(recipe, pool, rows, [design.train_seed(i) for i in missing], device=device)
+
+            def report(step: int, steps: int) -> None:
+                """Moves the bar by parts of a model."""
+                bar.n = max(bar.n, round(len(missing) * step / max(steps, 1), 1))
+                bar.refresh()
+
+            seeds = [design.train_seed(index) for index in missing]
+            models = trainer.train(recipe, pool, rows, seeds, device=device, progress=None if bar.disable else report)
             started = time.time()
             for index, members, model in zip(missing, rows, models, strict=True):
                 values = outputs(model)
@@ -163,7 +171,7 @@ def ensure(
                     keys[index],
                     members,
                     outputs=dict(zip(data_digests, values, strict=True)),
-                    write_weights=lambda folder, model=model: trainer.save(recipe, model, folder),
+                    write_weights=functools.partial(trainer.save, recipe, model),
                     metrics=split_means(values[0], members),
                     recipe=to_json({"kind": recipe.kind, "spec": recipe.spec, "source": recipe.source}),
                     started=started,
@@ -173,7 +181,8 @@ def ensure(
                 done[index] = (values, reference.run_id)
                 _logger.info("Reference %d trained in %.2f s.", index, time.time() - started)
                 started = time.time()
-                bar.update()
+                bar.n = max(bar.n, missing.index(index) + 1)
+                bar.refresh()
     ordered = [done[index] for index in range(count)]
     return References(
         member=design.rows(range(count)).T,

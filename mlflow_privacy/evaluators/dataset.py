@@ -91,7 +91,7 @@ class LineageDataset(Dataset, PyFuncConvertibleDatasetMixin):
         )
 
     def to_pyfunc(self) -> PyFuncInputsOutputs:
-        return PyFuncInputsOutputs(self.target.pool.x, self.target.pool.y)
+        return PyFuncInputsOutputs([self.target.pool.x], [self.target.pool.y])
 
     def to_evaluation_dataset(
         self, path: str | None = None, feature_names: list[str] | None = None

@@ -14,6 +14,7 @@ log.py        `log_lineage`, for the training run
 """
 
 import importlib
+from typing import Any
 
 _LAZY = {
     "load_pool_frame": "mlflow_privacy.lineage.pool",
@@ -25,7 +26,7 @@ _LAZY = {
 __all__ = ["load_pool_frame", "log_lineage", "resolve_model", "resolve_target"]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -98,7 +98,8 @@ def resolution(estimator: Any) -> float:
     if name == "BaggingClassifier" and type(getattr(inner, "estimator_", None)).__name__ in _VOTERS:
         votes = inner.n_estimators
     elif name in _VOTERS:
-        votes = getattr(inner, _VOTERS[name]) if _VOTERS[name] else 1
+        count = _VOTERS[name]
+        votes = getattr(inner, count) if count else 1
     else:
         return float(np.finfo(np.float64).eps)
     return 1 / (2 * (votes * _largest_mixed_leaf(inner) + 1))

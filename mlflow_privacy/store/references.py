@@ -98,7 +98,7 @@ def _outputs_path(data_digest: str) -> str:
 
 def write_outputs(outputs: ModelOutputs, data_digest: str, path: Path) -> None:
     """Writes outputs as an NPZ without pickles, with the digest of the data they belong to."""
-    arrays = {
+    arrays: dict[str, Any] = {
         "signal": outputs.signal,
         "loss": outputs.loss,
         "link": np.array(outputs.link),
@@ -168,18 +168,18 @@ class ReferenceStore:
         query = f"tags.`privacy.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'"
         token = None
         while token != "":
-            page = self._client.search_runs(
+            runs = self._client.search_runs(
                 experiments,
                 query,
                 order_by=["attributes.start_time ASC"],
                 max_results=_PAGE,
                 page_token=token,
             )
-            for run in page:
+            for run in runs:
                 reference = _from_tags(fingerprint, run.data.tags, run.info.run_id)
                 if reference is not None:
                     found.setdefault(reference.key.index, reference)
-            token = page.token or ""
+            token = runs.token or ""
         return found
 
     def save(

@@ -29,7 +29,7 @@ def restore_exported(module: nn.Module) -> nn.Module:
     return module
 
 
-def _uniform(layer: nn.Module) -> None:
+def _uniform(layer: Any) -> None:
     """PyTorch's rule for linear and convolution layers: both in ± 1 / √fan_in."""
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
     if getattr(layer, "bias", None) is not None:
@@ -38,20 +38,20 @@ def _uniform(layer: nn.Module) -> None:
         nn.init.uniform_(layer.bias, -bound, bound)
 
 
-def _normalisation(layer: nn.Module) -> None:
+def _normalisation(layer: Any) -> None:
     """Scale one, shift zero, running statistics of a standard normal."""
     for name, tensor in [*layer._parameters.items(), *layer._buffers.items()]:
         if tensor is not None:
             tensor.fill_(1 if name in ("weight", "running_var") else 0)
 
 
-def _embedding(layer: nn.Module) -> None:
+def _embedding(layer: Any) -> None:
     nn.init.normal_(layer.weight)
     if layer.padding_idx >= 0:
         layer.weight[layer.padding_idx].fill_(0)
 
 
-_RESETS: dict[str, Callable[[nn.Module], None]] = {
+_RESETS: dict[str, Callable[[Any], None]] = {
     f"torch.nn.modules.{module}.{name}": reset
     for module, names, reset in (
         ("linear", ("Linear",), _uniform),
@@ -88,12 +88,12 @@ class ExportedModule(nn.Module):
     def __init__(self, traced: torch.fx.GraphModule) -> None:
         super().__init__()
         self.traced = traced
-        modules = dict(traced.named_modules())
+        modules: dict[str, Any] = dict(traced.named_modules())
         for name, (kind, padding_idx) in _layers(traced.graph).items():
             layer = modules.get(name)  # layers without tensors have left nothing
             if type(layer) is nn.Module and kind in _RESETS:
                 layer.__class__ = RestoredLayer
-                layer.kind, layer.padding_idx = kind, padding_idx
+                vars(layer).update(kind=kind, padding_idx=padding_idx)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.traced(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -13,6 +14,12 @@ from mlflow_privacy.types import Records
 
 _logger = logging.getLogger(__name__)
 _RESIDENT_SHARE = 0.5  # of the free device memory that features may take; the rest is for the model
+
+
+@functools.cache
+def _warn_no_gpu(device: str) -> None:
+    """Once a process and device, not once a model."""
+    _logger.warning("device=%r was asked for, but there is no such GPU: using the CPU.", device)
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -31,7 +38,7 @@ def resolve_device(device: str = "auto") -> torch.device:
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f'device must be "auto", "cpu", "cuda" or "cuda:N", got {device!r}.') from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        _logger.warning("device=%r was asked for, but there is no such GPU: using the CPU.", device)
+        _warn_no_gpu(device)
         return torch.device("cpu")
     return found
 
