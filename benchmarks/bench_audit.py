@@ -118,18 +118,14 @@ def main() -> None:
     logger = logging.getLogger("mlflow_privacy.audit")
     logger.setLevel(logging.INFO)
     logger.addHandler(memory)
-    with tempfile.TemporaryDirectory() as folder:
+    with open_store() if arguments.mlflow else contextlib.nullcontext(None) as store:
         started = time.perf_counter()
-        with open_store(Path(folder)) if arguments.mlflow else contextlib.nullcontext(None) as store:
-            result = audit(target, options, store)
+        result = audit(target, options, store)
         total = time.perf_counter() - started
     print(f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}, ", end="")
     print(f"{os.cpu_count()} CPUs, {torch.get_num_threads()} threads, GPU: {gpu(torch)}")
-    print(
-        print(
-            f"{arguments.data}: {len(y)} x {x.shape[1]}, {arguments.references} references, {arguments.epochs} epochs"
-        )
-    )
+    size = f"{len(y)} x {x.shape[1]}"
+    print(f"{arguments.data}: {size}, {arguments.references} references, {arguments.epochs} epochs")
     print(f"{'stage':<18}{'s':>9}{'share':>8}{'peak MB':>10}")
     for stage, seconds in result.timings.items():
         print(f"{stage:<18}{seconds:>9.3f}{seconds / total:>8.1%}{memory.peaks[stage]:>10.0f}")
@@ -146,16 +142,18 @@ def gpu(torch: Any) -> str:
 
 
 @contextlib.contextmanager
-def open_store(folder: Path) -> Any:
+def open_store() -> Any:
+    """A reference store in a temporary SQLite database."""
     import mlflow
 
     from mlflow_privacy.store.references import ReferenceStore
 
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    client = mlflow.MlflowClient()
-    experiment = client.create_experiment("benchmark", artifact_location=str(folder / "artifacts"))
-    with ReferenceStore(client, experiment, client.create_run(experiment).info.run_id) as store:
-        yield store
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("benchmark", artifact_location=f"{folder}/artifacts")
+        with ReferenceStore(client, experiment, client.create_run(experiment).info.run_id) as store:
+            yield store
 
 
 if __name__ == "__main__":
