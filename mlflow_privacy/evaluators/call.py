@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import dataclasses
 import inspect
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from mlflow_privacy.config import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.evaluators.hook import EVALUATOR
+from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import AuditTarget
 
 
@@ -79,9 +82,10 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
             f"env_manager={call['env_manager']!r} serves the model from another process, where privacy_meter cannot "
             'read its weights. Use env_manager="local".'
         )
-    if isinstance(model, str):
-        call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
-    target = resolve_target(model, options, loaded=call["model"])
+    with contextlib.nullcontext() if sys.stderr.isatty() else no_artifact_bars():
+        if isinstance(model, str):
+            call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
+        target = resolve_target(model, options, loaded=call["model"])
     if evaluators in (EVALUATOR, [EVALUATOR]):
         if call.get("data") is None:
             call["data"] = LineageDataset(target)

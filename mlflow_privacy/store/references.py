@@ -8,7 +8,6 @@ client, because `log_model` costs seconds a model.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import logging
@@ -17,7 +16,7 @@ import socket
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference
+from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
@@ -75,21 +75,6 @@ def sweep_dead_runs(client: MlflowClient, experiment_ids: Sequence[str]) -> list
     if swept:
         _logger.info("Closed %d audit run(s) whose process is gone: %s.", len(swept), ", ".join(swept))
     return swept
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Silences MLflow's own artifact bar, one per file, which would drown ours."""
-    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _outputs_path(data_digest: str) -> str:
@@ -285,7 +270,7 @@ class ReferenceStore:
         try:
             if path not in {entry.path for entry in self._client.list_artifacts(run_id, parent)}:
                 return None
-            with _no_progress_bar():
+            with no_artifact_bars():
                 return Path(self._client.download_artifacts(run_id, path, folder))
         except (OSError, MlflowException) as error:
             raise StoreError(f"run {run_id} has {path}, but it cannot be downloaded: {error}") from error
