@@ -7,7 +7,12 @@ import time
 import urllib.error
 import urllib.request
 
+import hypothesis
 import pytest
+
+# A deadline measures the machine, not the code; derandomised, so that a failure is everybody's failure.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")

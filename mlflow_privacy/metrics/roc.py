@@ -184,7 +184,9 @@ def roc_of(t: Tally, confidence: float) -> Roc:
     tp, fp = t.above()
     keep = np.ones(len(tp), bool)
     step_tp, step_fp = np.diff(tp), np.diff(fp)
-    keep[1:-1] = step_tp[:-1] * step_fp[1:] != step_tp[1:] * step_fp[:-1]
+    # Inner points of vertical and horizontal runs go. A slanted edge is a block of ties, and each block is attainable.
+    vertical, horizontal = step_fp == 0, step_tp == 0
+    keep[1:-1] = ~((vertical[:-1] & vertical[1:]) | (horizontal[:-1] & horizontal[1:]))
     threshold = np.concatenate([[np.inf], t.values[::-1].astype(np.float64)])[keep]
     tp, fp = tp[keep], fp[keep]
     n1, n0 = t.n_members, t.n_nonmembers
