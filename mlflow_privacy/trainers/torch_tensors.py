@@ -50,7 +50,9 @@ def _first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
 
 def input_dtype(module: torch.nn.Module) -> torch.dtype:
     """What the module expects: long if it begins with an embedding, else the type of its first float parameter."""
-    if isinstance(_first_layer(module), (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+    first = _first_layer(module)
+    traced = str(getattr(first, "kind", ""))  # of a layer in a traced graph
+    if isinstance(first, (torch.nn.Embedding, torch.nn.EmbeddingBag)) or traced.endswith(".Embedding"):
         return torch.long
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 

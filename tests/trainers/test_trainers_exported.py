@@ -96,6 +96,37 @@ def test_weights_of_a_reference_load_again(data, tmp_path):
     )
 
 
+class Tokens(nn.Module):
+    """Embedding with a padding index, and layer and group normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8, padding_idx=0)
+        self.layer_norm, self.group_norm = nn.LayerNorm(8), nn.GroupNorm(2, 8)
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.linear(self.group_norm(self.layer_norm(self.embedding(x).mean(dim=1))))
+
+
+def test_references_of_a_token_model_equal_those_of_the_original(tmp_path):
+    rng = np.random.default_rng(0)
+    data = Records(rng.integers(20, size=(64, 6)), rng.integers(3, size=64), np.arange(64).astype(str))
+    torch.manual_seed(0)
+    original = Tokens()
+    tokens = (torch.as_tensor(data.x[:5]),)
+    shapes = ({0: torch.export.Dim("batch")},)
+    torch.export.save(torch.export.export(original.eval(), tokens, dynamic_shapes=shapes), str(tmp_path / "model.pt2"))
+    restored = restore_exported(torch.export.load(str(tmp_path / "model.pt2")).module())
+    members = rng.random((1, 64)) < 0.5
+    models = []
+    for module in (original, restored):
+        recipe = make_recipe(module, SETTINGS, task="classification", data=data)
+        models += trainer_for(recipe).train(recipe, data, members, [7], device="cpu")
+    signals = [model_outputs(model, data, task="classification").signal for model in models]
+    np.testing.assert_allclose(signals[1], signals[0], rtol=1e-3, atol=1e-4)
+
+
 class Scaled(nn.Module):
     """Owns a bare parameter, for which a traced graph knows no rule."""
 
