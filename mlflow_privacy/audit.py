@@ -120,7 +120,7 @@ def audit(
         headline=options.headline or names[0],
         blind=blind,
         fidelity=_fidelity(own[0], member, references),
-        references=_describe(references, design, target, options),
+        references=_describe(references, design, target),
         sources=target.sources,
         n_population=int((~member).sum()) if population is None else len(population),
         population_is_nonmembers=population is None,
@@ -227,9 +227,7 @@ def _fidelity(own: ModelOutputs, member: np.ndarray, references: References | No
     )
 
 
-def _describe(
-    references: References | None, design: Design, target: AuditTarget, options: AuditOptions
-) -> dict[str, Any]:
+def _describe(references: References | None, design: Design, target: AuditTarget) -> dict[str, Any]:
     """What the report says of the references."""
     return {
         "n": 0 if references is None else len(references.run_ids),

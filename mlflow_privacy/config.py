@@ -9,9 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlflow_privacy.errors import ConfigError
-
-DEFAULT_ATTACKS = ("rmia", "rmia_offline", "lira", "population")
-DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
+from mlflow_privacy.metrics import DEFAULT_FPRS
 
 
 class AuditOptions(BaseModel):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
-from mlflow_privacy.config import DEFAULT_FPRS
+from mlflow_privacy.metrics import DEFAULT_FPRS
 
 
 def _no_bool(value: Any) -> Any:

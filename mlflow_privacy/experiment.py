@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.config import DEFAULT_ATTACKS
+from mlflow_privacy.attacks import default_attacks
 from mlflow_privacy.config_sections import ExperimentConfig, TrainSection, training_settings
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment_config import attack_name
@@ -79,8 +79,9 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
     attacks = [attack_name(word) for word in audit.attacks] if audit.attacks is not None else None
     if attacks is not None and headline is not None and headline not in attacks:
         attacks = [headline, *attacks]
-    if attacks is None and headline is not None and (headline not in DEFAULT_ATTACKS or not audit.num_ref_models):
-        usual = DEFAULT_ATTACKS if audit.num_ref_models else ("population",)
+    defaults = default_attacks(True, "logit")
+    if attacks is None and headline is not None and (headline not in defaults or not audit.num_ref_models):
+        usual = defaults if audit.num_ref_models else ("population",)
         attacks = [headline, *(name for name in usual if name != headline)]
     options = {
         "num_ref_models": audit.num_ref_models,

@@ -9,7 +9,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.config import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
@@ -17,20 +17,28 @@ from mlflow_privacy.evaluators.hook import EVALUATOR
 from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import AuditTarget
 
+if TYPE_CHECKING:
+    from mlflow_privacy.evaluators.dataset import LineageDataset
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One audit that was asked for by name: made before MLflow opens a run, so that bad input leaves nothing behind.
 
+    dataset: the audited pool, hashed once for MLflow's input and for our metrics.
     own_run: whether MLflow will open a run for this call (then it is named and tagged as an audit).
     mlflow_logs: whether MLflow itself logs the returned metrics (it does when it knows the logged model).
     """
 
-    target: AuditTarget
+    dataset: LineageDataset
     options: AuditOptions
     own_run: bool
     mlflow_logs: bool
     seconds: float
+
+    @property
+    def target(self) -> AuditTarget:
+        return self.dataset.target
 
 
 REQUEST: contextvars.ContextVar[Request | None] = contextvars.ContextVar("mlflow_privacy_request", default=None)
@@ -86,9 +94,10 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         if isinstance(model, str):
             call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
         target = resolve_target(model, options, loaded=call["model"])
+    dataset = LineageDataset(target)
     if evaluators in (EVALUATOR, [EVALUATOR]):
         if call.get("data") is None:
-            call["data"] = LineageDataset(target)
+            call["data"] = dataset
         if call.get("model_type") is None:
             call["model_type"] = "privacy"
         call["evaluators"], call["evaluator_config"] = [EVALUATOR], None
@@ -99,7 +108,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         call["model_id"] = target.model.model_id
     model_id = call.get("model_id") or mlflow.get_active_model_id()
     request = Request(
-        target=target,
+        dataset=dataset,
         options=options,
         own_run=mlflow.active_run() is None,
         mlflow_logs=model_id is not None,
@@ -107,7 +116,6 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     )
     token = REQUEST.set(request)
     try:
-        result = original(**call)
+        return original(**call)
     finally:
         REQUEST.reset(token)
-    return result

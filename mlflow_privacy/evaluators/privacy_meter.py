@@ -6,8 +6,6 @@ from typing import Any
 
 from mlflow.models.evaluation.base import EvaluationResult, ModelEvaluator
 
-MODEL_TYPE = "privacy"
-
 
 class PrivacyMeterEvaluator(ModelEvaluator):
     """Audits a registered model with membership inference; registered as the evaluator "privacy_meter"."""

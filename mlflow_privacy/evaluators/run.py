@@ -13,7 +13,6 @@ from mlflow.models.evaluation.base import EvaluationResult
 
 from mlflow_privacy.audit import audit
 from mlflow_privacy.evaluators.call import Request
-from mlflow_privacy.evaluators.dataset import LineageDataset
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
 
@@ -53,7 +52,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
         run_id=run_id,
         client=client,
         log_metrics=not request.mlflow_logs,
-        dataset=LineageDataset(request.target),
+        dataset=request.dataset,
         write_back=request.options.write_back,
     )
     return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)

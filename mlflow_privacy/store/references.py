@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -248,7 +249,7 @@ class ReferenceStore:
             tags=[RunTag("privacy.complete", "true")],
         )
         self._client.set_terminated(run_id)
-        _remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         return StoredReference(key, run_id)
 
     def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None:
@@ -284,7 +285,7 @@ class ReferenceStore:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         write_outputs(outputs, data_digest, folder / _outputs_path(data_digest))
         self._call(self._client.log_artifacts, reference.run_id, str(folder))
-        _remove(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> StoredReference | None:
@@ -300,9 +301,3 @@ def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> Stored
         return None
     fits = tags.get("privacy.reference_key") == key.digest and _RETIRED not in tags
     return StoredReference(key, run_id) if fits else None
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
