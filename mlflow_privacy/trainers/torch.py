@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.trainers import ensemble
 from mlflow_privacy.trainers import torch_augment as augment
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.seeding import seeded
@@ -98,7 +99,7 @@ def settings_of(recipe: Recipe) -> TorchSettings:
 
 
 class TorchTrainer:
-    """Re-initialises the recipe's module and trains it, one model after another.
+    """Re-initialises the recipe's module and trains it: many at once where that is faster, else one after another.
 
     Features stay on the device as one tensor (a GPU that is too small gets batches from pinned memory); labels too.
     Initialisation, minibatch order and augmentation are drawn on the CPU from the seed, whatever the device.
@@ -124,17 +125,44 @@ class TorchTrainer:
         constants = kept_buffers(module)
         rows = [torch.from_numpy(np.flatnonzero(row)) for row in np.asarray(members, bool)]
         totals = np.cumsum([0] + [settings.epochs * _steps(len(row), settings, module) for row in rows])
-        for i, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+        together = ensemble.group_size(module, settings, where)
+        for block in _blocks(rows, together):
+            models: dict[int, torch.nn.Module] = {}
+            for group in block:
 
-            def report(step: int, done: int = int(totals[i])) -> None:
-                if progress is not None:
-                    progress(done + step, int(totals[-1]))
+                def report(step: int, done: int = int(totals[group[0]]), many: int = len(group)) -> None:
+                    if progress is not None:
+                        progress(min(done + many * step, int(totals[-1])), int(totals[-1]))
 
-            model = reinitialise(module, int(seed)).to(where)
-            with seeded(int(seed)), _reproducible(where), _threads(model, settings.batch_size, where):
-                _fit(model, feeder, targets, row, loss, settings, seed=int(seed), report=report)
-            _check_constants(module, model, constants)
-            yield model.eval()
+                drawn = [int(seeds[i]) for i in group]
+                fresh = [reinitialise(module, seed).to(where) for seed in drawn]
+                with (
+                    seeded(drawn[0]),
+                    _reproducible(where),
+                    _threads(fresh[0], settings.batch_size * len(group), where),
+                ):
+                    if len(group) == 1:
+                        _fit(fresh[0], feeder, targets, rows[group[0]], loss, settings, seed=drawn[0], report=report)
+                        models[group[0]] = fresh[0]
+                    else:
+                        _logger.info("Training %d reference models at once, stacked.", len(group))
+                        trained = ensemble.fit_together(
+                            fresh,
+                            feeder,
+                            targets,
+                            [rows[i] for i in group],
+                            loss,
+                            settings,
+                            seeds=drawn,
+                            optimizer_of=_optimizer,
+                            take=_last_batch(len(rows[group[0]]), settings, module),
+                            report=report,
+                        )
+                        models.update(zip(group, trained, strict=True))
+            for i in sorted(models):
+                model = models.pop(i)
+                _check_constants(module, model, constants)
+                yield model.eval()
 
     def save(self, recipe: Recipe, model: torch.nn.Module, folder: Path) -> bool:
         """Writes the state as safetensors; False if a module keeps state that is not a tensor."""
@@ -159,6 +187,22 @@ class TorchTrainer:
         except (SafetensorError, RuntimeError, OSError, ValueError) as error:
             raise StoreError(f"{path.name} does not hold this module's state: {error}") from error
         return model.eval()
+
+
+def _blocks(rows: Sequence[torch.Tensor], together: int) -> Iterator[list[list[int]]]:
+    """Models that train together, by their indices: within a block those with equally many records are one group.
+
+    An odd pool splits into halves that differ by one record, so that a block holds two groups.
+    """
+    if together == 1:
+        yield from ([[i]] for i in range(len(rows)))
+        return
+    for start in range(0, len(rows), 2 * together):
+        by_length: dict[int, list[int]] = {}
+        for i in range(start, min(start + 2 * together, len(rows))):
+            by_length.setdefault(len(rows[i]), []).append(i)
+        groups = [members[j : j + together] for members in by_length.values() for j in range(0, len(members), together)]
+        yield groups
 
 
 def _targets_and_loss(

@@ -78,9 +78,10 @@ def test_no_global_random_state_leaks():
     assert np.array_equal(np.random.rand(2), expected[1])  # noqa: NPY002
 
 
-def test_models_are_trained_one_at_a_time_as_they_are_asked_for():
+def test_models_that_cannot_be_stacked_are_trained_one_at_a_time_as_they_are_asked_for():
     steps = []
-    recipe = make_recipe(mlp(), SETTINGS, task="classification")
+    module = nn.Sequential(*mlp(), nn.BatchNorm1d(3))
+    recipe = make_recipe(module, SETTINGS, task="classification")
     models = trainer_for(recipe).train(
         recipe, blobs(), halves(120), [1, 2], device="cpu", progress=lambda done, total: steps.append((done, total))
     )
