@@ -7,6 +7,7 @@ Plain functions over arrays; MLflow is touched only by the `store` that is passe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, run_attack
+from mlflow_privacy.asking import Asking, questions
+from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, extra_signals, run_attack
 from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
@@ -23,11 +25,20 @@ from mlflow_privacy.findings import environment, find_warnings
 from mlflow_privacy.fingerprint import data_digest, record_keys
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
-from mlflow_privacy.signals import model_outputs, residual_scale
-from mlflow_privacy.types import AttackResult, AuditResult, AuditTarget, Fidelity, Link, ModelOutputs, Signals
+from mlflow_privacy.types import (
+    AttackResult,
+    AuditResult,
+    AuditTarget,
+    Evidence,
+    Fidelity,
+    Link,
+    ModelOutputs,
+    Signals,
+)
 
 _logger = logging.getLogger(__name__)
-_HIDDEN = {"train", "holdout", "population", "train_fn", "recipe"}  # live objects, or reported elsewhere
+# Live objects, or reported elsewhere.
+_HIDDEN = {"train", "holdout", "population", "train_fn", "recipe", "base", "masked", "prefix"}
 
 
 def audit(
@@ -59,32 +70,11 @@ def audit(
     design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction)
     count = options.num_ref_models if target.recipe is not None else 0
     design.check_count(count)
-    data = [pool] if population is None else [pool, population]
-    digests = [design.pool_digest] if population is None else [design.pool_digest, data_digest(population)]
-    classes = np.unique(pool.y) if target.task == "classification" else None
-
-    def outputs(model: Any) -> tuple[ModelOutputs, ...]:
-        """One model's outputs on the pool and, if there is one, on the population."""
-        values: list[ModelOutputs] = []
-        for records in data:
-            scale = residual_scale(values[0]) if values and target.task == "regression" else None
-            values.append(
-                model_outputs(
-                    model,
-                    records,
-                    task=target.task,
-                    classes=classes,
-                    device=options.device,
-                    batch_size=options.batch_size,
-                    scale=scale,
-                )
-            )
-        return tuple(values)
-
+    ask = questions(target, design, options)
+    asked, member = ask.data[0], member[ask.rows]
     clock.lap("digests")
-    own = outputs(target.model.native)
+    names, own = _ask_target(target, ask, options, has_references=count > 0)
     clock.lap("target signals")
-    names = _choose_attacks(options, has_references=count > 0, link=own[0].link)
     if not any("reference" in ATTACKS[name].needs for name in names):
         count = 0
     references = None
@@ -94,8 +84,11 @@ def audit(
             target.recipe,
             design,
             count,
-            data_digests=digests,
-            outputs=outputs,
+            data_digests=ask.keys,
+            outputs=ask,
+            audited=ask.rows,
+            target_members=np.asarray(target.membership, bool),
+            exactly="num_ref_models" in options.model_fields_set,
             store=store,
             device=options.device,
             progress=options.progress,
@@ -108,19 +101,19 @@ def audit(
     if options.blind_baseline:
         from mlflow_privacy.blind import blind_baseline
 
-        blind = blind_baseline(pool, member, seed=options.random_seed, confidence=options.confidence)
+        blind = blind_baseline(asked, member, seed=options.random_seed, confidence=options.confidence)
     clock.lap("blind baseline")
     result = AuditResult(
         model=target.model,
         task=target.task,
         membership=member,
-        row_ids=pool.row_ids,
-        y=pool.y,
+        row_ids=asked.row_ids,
+        y=asked.y,
         attacks=attacks,
         headline=options.headline or names[0],
         blind=blind,
         fidelity=_fidelity(own[0], member, references),
-        references=_describe(references, design, target),
+        references={**_describe(references, design, target), "n_pool": len(pool), "num_queries": ask.queries},
         sources=target.sources,
         n_population=int((~member).sum()) if population is None else len(population),
         population_is_nonmembers=population is None,
@@ -129,6 +122,7 @@ def audit(
         pool_digest=design.pool_digest,
         timings=clock.laps,
         environment=environment(options.device),
+        evidence=_evidence(target, signals, references),
     )
     return dataclasses.replace(result, warnings=find_warnings(result, target))
 
@@ -174,19 +168,52 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
         population_reference=population_reference,
         population_member=population_member,
         link=own[0].link,
+        extra=own[0].extra,
     )
 
 
-def _choose_attacks(options: AuditOptions, *, has_references: bool, link: Link) -> tuple[str, ...]:
-    """The attacks to run; all that the caller asked for and cannot be had is one error, before anything is trained."""
-    names = default_attacks(has_references, link) if options.attacks is None else tuple(options.attacks)
+def _ask_target(
+    target: AuditTarget, ask: Asking, options: AuditOptions, *, has_references: bool
+) -> tuple[tuple[str, ...], tuple[ModelOutputs, ...]]:
+    """The attacks to run, and the target's outputs with all that they need of it."""
+    native = target.model.native
+    if ask.aids is None:
+        own = ask(native)
+        names = default_attacks(has_references, own[0].link) if options.attacks is None else tuple(options.attacks)
+        _check_attacks(names, options, has_references=has_references, link=own[0].link)
+        return names, own
+    from mlflow_privacy.signals.language_outputs import computable, has_base
+
+    names = default_attacks(has_references, "log", language=True, has_base=has_base(native, ask.aids))
+    names = names if options.attacks is None else tuple(options.attacks)
+    known = [name for name in names if name in ATTACKS]
+    extras = computable(_wanted(known, options), native, ask.aids)
+    _check_attacks(names, options, has_references=has_references, link="log", extras=extras)
+    return names, ask(native, extras)
+
+
+def _wanted(names: Sequence[str], options: AuditOptions) -> tuple[str, ...]:
+    """Extra signals of attacks whose options are valid; the faults of the others are told with all the rest."""
+    wanted: list[str] = []
+    for name in names:
+        with contextlib.suppress(ConfigError):
+            wanted += extra_signals([name], options.attack_options)
+    return tuple(dict.fromkeys(wanted))
+
+
+def _check_attacks(
+    names: Sequence[str], options: AuditOptions, *, has_references: bool, link: Link, extras: Sequence[str] = ()
+) -> None:
+    """Raises one `ConfigError` of all that the caller asked for and cannot be had, before anything is trained."""
     rows = np.array([[True, False]])[:, : 2 * has_references]  # one record with an IN and an OUT reference, or none
-    probe = Signals(np.zeros(1), np.zeros(rows.shape), rows, np.zeros(1), np.zeros(rows.shape), ~rows, link)
+    one = np.zeros(1)
+    probe = Signals(one, np.zeros(rows.shape), rows, one, np.zeros(rows.shape), ~rows, link, dict.fromkeys(extras, one))
     problems = []
     for name in names:
+        given = options.attack_options.get(name, {})
         try:
-            problems += [f"{name}: {reason}" for reason in [available(name, probe)] if reason]
-            check_options(name, options.attack_options.get(name, {}))
+            check_options(name, given)
+            problems += [f"{name}: {reason}" for reason in [available(name, probe, given)] if reason]
         except ConfigError as error:
             problems.append(str(error))
     running = f"running are {', '.join(names)}."
@@ -201,7 +228,6 @@ def _choose_attacks(options: AuditOptions, *, has_references: bool, link: Link) 
     ]
     if problems:
         raise ConfigError("The audit cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return names
 
 
 def _attack(name: str, signals: Signals, member: np.ndarray, options: AuditOptions) -> AttackResult:
@@ -227,12 +253,30 @@ def _fidelity(own: ModelOutputs, member: np.ndarray, references: References | No
     )
 
 
+def _evidence(target: AuditTarget, signals: Signals, references: References | None) -> Evidence:
+    """What the scores were made of, over the whole pool."""
+    rows = np.zeros((0, len(target.pool)), bool) if references is None else references.rows
+    quality = (
+        ()
+        if references is None
+        else tuple(split_means(values, references.member[:, j]) for j, values in enumerate(references.pool))
+    )
+    return Evidence(
+        pool_ids=target.pool.row_ids,
+        membership=np.concatenate([np.asarray(target.membership, bool)[None], rows]),
+        signals=signals,
+        population_ids=np.array([], str) if target.population is None else target.population.row_ids,
+        quality=quality,
+    )
+
+
 def _describe(references: References | None, design: Design, target: AuditTarget) -> dict[str, Any]:
     """What the report says of the references."""
     return {
         "n": 0 if references is None else len(references.run_ids),
         "n_loaded": 0 if references is None else references.n_loaded,
         "n_trained": 0 if references is None else references.n_trained,
+        "n_imported": 0 if references is None else references.n_imported,
         "fraction": design.fraction,
         "target_fraction": float(np.mean(target.membership)),
         "seed": design.seed,

@@ -1,4 +1,4 @@
-"""The command line: `mlflow-privacy run | audit | gate | config | attacks`.
+"""The command line: `mlflow-privacy run | audit | import | gate | config | attacks`.
 
 Heavy imports wait until a command needs them.
 """
@@ -188,43 +188,124 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 @main.command()
+@click.argument("model_uris", nargs=-1, required=True, metavar="MODEL_URI MODEL_URI...")
+@click.option("--attack", metavar="NAME", help="Whose scores are compared. Default: the one the verdict is about.")
+@click.option(
+    "--fpr", "fprs", multiple=True, type=float, help="Compare the TPR at it, repeatable. Default: 0.1 0.01 0.001."
+)
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--output", type=click.Path(path_type=Path), help="Also write the page to this file.")
+@click.option("--experiment", help="MLflow experiment of the comparison. Default: that of the first audit.")
+@click.option("--no-log", is_flag=True, help="Leave MLflow as it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+def compare(
+    model_uris: tuple[str, ...], fprs: tuple[float, ...], no_log: bool, output: Path | None, as_json: bool, **given: Any
+) -> None:
+    """Compare the newest audits of models or versions, each against the first: which gives away more?
+
+    Only what the audits left in MLflow is read. The comparison becomes a run with a page, privacy/compare.html.
+
+    \b
+    Examples:
+      mlflow-privacy compare models:/credit-scorer/1 models:/credit-scorer/2
+      mlflow-privacy compare models:/credit-scorer@champion models:/credit-scorer/7 --output compare.html --no-log
+    """
+    from mlflow_privacy.compare import compare as compare_models
+    from mlflow_privacy.report.compare_text import comparison_lines
+
+    options = {**given, "fprs": fprs} if fprs else given
+    result = compare_models(model_uris, log=not no_log, **options)
+    if output is not None:
+        from mlflow_privacy.report.compare_html import comparison_html
+
+        try:
+            output.write_text(comparison_html(result), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output {str(output)!r} cannot be written: {error}") from error
+    if as_json:
+        click.echo(
+            json.dumps({"run_id": result.run_id, "fair": not result.unfair, "metrics": result.metrics}, indent=1)
+        )
+        return
+    click.echo("\n".join(comparison_lines(result)))
+    if result.run_id:
+        click.echo(f"\nRun {result.run_id}; its page is the artifact privacy/compare.html.")
+
+
+@main.command()
 @click.argument("model_uri")
 @click.option(
     "--max",
     "limits",
     multiple=True,
-    required=True,
     metavar="ATTACK/METRIC=LIMIT",
     help='Largest value that passes, repeatable: "rmia/tpr_at_fpr_0.01=0.05".',
 )
-@click.option("--upper", is_flag=True, help="Compare the upper end of the interval: pass only what is surely below.")
+@click.option("--policy", type=click.Path(path_type=Path), help="YAML file of rules; see docs/gate.md.")
+@click.option(
+    "--upper", is_flag=True, help="Of --max: compare the upper end of the interval, pass only what is surely below."
+)
 @click.option("--run-id", help="Of the audit to read. Default: the newest audit of the model.")
-def gate(model_uri: str, limits: tuple[str, ...], upper: bool, run_id: str | None) -> None:
+@click.option(
+    "--tag", is_flag=True, help="Write the policy's verdict on the model version: privacy.gate = pass or fail."
+)
+def gate(
+    model_uri: str, limits: tuple[str, ...], policy: Path | None, upper: bool, run_id: str | None, tag: bool
+) -> None:
     """Exit with 1 and a line per breach if an audit of MODEL_URI found more than is allowed, else with 0.
 
-    Exit code 2 means that the question could not be answered: no audit, an unknown metric, a malformed limit.
+    Exit code 2 means that the question could not be answered: no audit, an unknown metric, a malformed limit or policy.
 
     \b
     Examples:
       mlflow-privacy gate models:/credit-scorer/3 --max rmia/auc=0.6
       mlflow-privacy gate models:/credit-scorer/3 --max "rmia/tpr_at_fpr_0.01=0.05" --upper
+      mlflow-privacy gate models:/credit-scorer/3 --policy privacy_policy.yaml --tag
     """
     wanted = _limits(limits)
-    from mlflow_privacy.gate import check_gate, latest_metrics
+    if policy is None and not wanted:
+        raise click.UsageError("Give --policy FILE or at least one --max ATTACK/METRIC=LIMIT.")
+    if tag and (policy is None or wanted):
+        raise click.UsageError("--tag records the verdict of a policy: give --policy FILE, and no --max beside it.")
+    breaches, passed = [], []
+    if policy is not None:
+        breaches += _policy_breaches(model_uri, policy, run_id, tag)
+        passed.append(f"policy {policy.name}")
+    if wanted:
+        from mlflow_privacy.gate import check_gate
 
-    if run_id is None:
-        metrics = latest_metrics(model_uri)
-    else:
-        import mlflow
-
-        metrics = dict(mlflow.MlflowClient().get_run(run_id).data.metrics)
-    breaches = check_gate(metrics, wanted, upper=upper)
+        breaches += check_gate(_audit_metrics(model_uri, run_id), wanted, upper=upper)
+        end = "the upper end of its interval" if upper else "its value"
+        passed.append(f"{', '.join(f'{name} <= {limit:g}' for name, limit in wanted.items())} by {end}")
     for breach in breaches:
         click.echo(breach.line)
     if breaches:
         sys.exit(EXIT_BREACH)
-    end = "the upper end of its interval" if upper else "its value"
-    click.echo(f"{model_uri} passes: {', '.join(f'{name} <= {limit:g}' for name, limit in wanted.items())} by {end}.")
+    click.echo(f"{model_uri} passes: {'; '.join(passed)}.")
+
+
+def _audit_metrics(model_uri: str, run_id: str | None) -> dict[str, float]:
+    from mlflow_privacy.gate import latest_metrics
+
+    if run_id is None:
+        return latest_metrics(model_uri)
+    import mlflow
+
+    return dict(mlflow.MlflowClient().get_run(run_id).data.metrics)
+
+
+def _policy_breaches(model_uri: str, path: Path, run_id: str | None, tag: bool) -> tuple[Any, ...]:
+    """What breaks the policy; tagged on the model if asked."""
+    from mlflow_privacy.policy import load_policy
+
+    rules = load_policy(path)
+    from mlflow_privacy.gate import check_policy, read_facts, tag_verdict
+
+    metrics, facts = read_facts(model_uri, run_id=run_id)
+    breaches = check_policy(metrics, rules, facts=facts)
+    if tag:
+        tag_verdict(model_uri, passed=not breaches, policy=rules, run_id=facts.run_id)
+    return breaches
 
 
 def _limits(texts: tuple[str, ...]) -> dict[str, float]:
@@ -245,6 +326,31 @@ def _limits(texts: tuple[str, ...]) -> dict[str, float]:
     if faults:
         raise ConfigError("\n".join(faults))
     return limits
+
+
+@main.command("import")
+@click.argument("log_dir", type=click.Path(path_type=Path))
+@click.option("--name", help="Of the registered model. Default: made of model and data set.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--dataset", help="Data set, where the directory calls it by another name.")
+@click.option("--target", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the audited model.")
+@click.option("--experiment", help="MLflow experiment. Default: the active one.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of the training, for momentum and the data.")
+def import_command(log_dir: Path, **given: Any) -> None:
+    """Register a model of a Privacy Meter LOG_DIR; its other models become reference runs, so audits train none.
+
+    \b
+    Examples:
+      mlflow-privacy import demo --data-dir data
+      mlflow-privacy import demo --name cifar --target 2 && mlflow-privacy audit models:/cifar/1
+    """
+    from mlflow_privacy.importer import import_log_dir
+
+    report = import_log_dir(log_dir, **given)
+    for note in report.notes:
+        click.echo(note)
+    click.echo(f"{report.model_uri}, run {report.run_id}, {len(report.reference_run_ids)} reference model(s)")
+    click.echo(f"Audit it with: mlflow-privacy audit {report.model_uri}")
 
 
 @main.command("config")

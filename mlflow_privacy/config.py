@@ -24,6 +24,10 @@ class AuditOptions(BaseModel):
     targets: str | None = None
     recipe: Mapping[str, Any] | None = None
     train_fn: Callable[..., Any] | None = None
+    # What the attacker of a language model has besides it.
+    base: Any = None
+    masked: Any = None
+    prefix: Sequence[str] = ()
     # How to audit.
     attacks: Sequence[str] | None = None
     attack_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
@@ -34,6 +38,8 @@ class AuditOptions(BaseModel):
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     blind_baseline: bool = True
     population_size: int | None = Field(default=None, ge=1)
+    data_size: int | None = Field(default=None, ge=4)
+    num_queries: int = Field(default=2, ge=1)
     # How fast; never in a fingerprint.
     device: str = "auto"
     batch_size: int = Field(default=1024, ge=1)

@@ -64,11 +64,13 @@ class RunSection(_Section):
     log_dir: str | None = Field(
         None,
         min_length=1,
-        description="Folder that also gets the config, a summary (`experiment.json`) and each audit's report. "
-        "Default: MLflow alone keeps them.",
+        description="Folder that also gets the config, a summary (`experiment.json`), each audit's report, and models, "
+        "signals and figures in Privacy Meter's layout. Default: MLflow alone keeps them.",
     )
     time_log: bool = Field(
-        True, description="Log the seconds of each stage as metrics `time/<stage>`, and in `log_dir` as `time.json`."
+        True,
+        description="Log the seconds of each stage as metrics `time/<stage>`, and in `log_dir` as `time.json` and "
+        "`report/log_time_analysis.log`.",
     )
 
 
@@ -88,19 +90,29 @@ class AuditSection(_Section):
         default_factory=dict, description="Options by attack, such as `rmia: {gamma: 2.0}`."
     )
     num_ref_models: Int = Field(
-        8,
+        4,
         ge=0,
-        description="Reference models in all; at `reference_fraction` 0.5 every record is OUT of one half of them.",
+        description="OUT references of each record, as Privacy Meter counts: at `reference_fraction` 0.5 twice as many "
+        "are trained, in pairs on complementary halves. 0 trains none.",
     )
     reference_fraction: Float = Field(0.5, gt=0, lt=1, description="Share of the pool each reference trains on.")
     data_size: Int | None = Field(
-        None, ge=4, description="Records used in all, drawn by the seed. Default: the whole data set."
+        None,
+        ge=4,
+        description="Records audited, drawn by the seed; targets and references train on their share of all. "
+        "Default: all of the pool.",
     )
     population_size: Int | None = Field(
         None,
         ge=1,
-        description="Records set apart as the population, which no audited model trains on. Default: none, and the "
-        "non-members stand in.",
+        description="Records of the population, which no audited model trains on. Default: the data set's own test "
+        "part; where it has none, the non-members stand in, and with a number so many records are set apart.",
+    )
+    num_queries: Int = Field(
+        2,
+        ge=1,
+        description="Queries per image: itself and augmentations of it that the model was trained with, their signals "
+        "averaged. No effect on other records, or without augmentation.",
     )
     batch_size: Int = Field(1024, ge=1, description="Batch of inference; it changes the speed alone.")
     device: Device = Field(
@@ -121,7 +133,16 @@ class AuditSection(_Section):
 class TrainSection(_Section):
     """How each target, and each of its reference models, is trained."""
 
-    model_name: str = Field("mlp", description="`mlp`, `cnn`, a registered model, or a scikit-learn estimator class.")
+    model_name: str = Field(
+        "mlp",
+        min_length=1,
+        description="`mlp`, `cnn`, `alexnet`, `vgg16`, `wrn28-1`, `wrn28-2`, `wrn28-10`, `speedyresnet`, a name of "
+        "`torchvision.models`, a registered model, a scikit-learn estimator class, or for text `gpt2` and any other "
+        "model of transformers by name or local folder.",
+    )
+    tokenizer: str | None = Field(
+        None, min_length=1, description="Of a language model, by name or local folder. Default: the model's own."
+    )
     model_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the model: `hidden`, `dropout`, …, or the estimator's parameters."
     )
@@ -138,11 +159,14 @@ class TrainSection(_Section):
     epochs: Int = Field(50, ge=1, description="Passes over the training records.")
     batch_size: Int = Field(64, ge=1, description="Records a step.")
     schedule: str | dict[str, Any] = Field(
-        "constant",
-        description="Learning rate over time: `constant`, `cosine`, `linear`, `onecycle`, or a mapping such as "
-        "`{name: step, step_size: 30, gamma: 0.1}`.",
+        "cosine",
+        description="Learning rate over time: `cosine`, `constant`, `linear`, `onecycle`, or a mapping such as "
+        "`{name: step, step_size: 30, gamma: 0.1}`; `privacy_meter` is Privacy Meter's own, a tenth of the learning "
+        "rate included.",
     )
     warmup_epochs: Float | None = Field(None, ge=0, description="Linear rise to the peak before the schedule.")
+    warmup_steps: Int | None = Field(None, ge=0, description="The same in steps.")
+    warmup_ratio: Float | None = Field(None, ge=0, lt=1, description="The same as a share of all steps.")
     loss: str | None = Field(
         None,
         min_length=1,
@@ -155,6 +179,23 @@ class TrainSection(_Section):
     )
     grad_clip: Float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     drop_last: bool | None = Field(None, description="Leave out the last, smaller batch of an epoch.")
+    auto_find_batch_size: bool | None = Field(
+        None, description="Of a language model: halve the batch until it fits into memory."
+    )
+    gradient_accumulation_steps: Int | None = Field(
+        None, ge=1, description="Of a language model: batches whose gradients are added up before a step."
+    )
+    max_length: Int | None = Field(
+        None, ge=2, description="Of a language model: texts are cut off after so many tokens. Default: 512."
+    )
+    objective: Literal["causal_lm", "sequence_classification"] | None = Field(
+        None, description="What a language model learns. Default: `causal_lm`."
+    )
+    peft: dict[str, Any] | None = Field(
+        None,
+        description="Parameter-efficient fine-tuning of a language model: `type` (`lora` or any other method of peft) "
+        "and the keys of its configuration, such as `{type: lora, r: 16, target_modules: [c_attn]}`.",
+    )
     variants: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
         description="Targets trained side by side, one version each: a name and the keys of `train` that differ. "
@@ -167,14 +208,28 @@ class DataSection(_Section):
 
     dataset: str = Field(
         min_length=1,
-        description="`digits`, `breast_cancer`, `wine`, `diabetes`, a registered name, or a .csv, .tsv, .parquet or "
-        ".npz file.",
+        description="`cifar10`, `cifar100`, `purchase100`, `texas100`, `agnews`, `hf:NAME` (of the Hugging Face hub, "
+        "or a local folder), `digits`, `breast_cancer`, `wine`, `diabetes`, a registered name, or a .csv, .tsv, "
+        ".parquet, .jsonl or .npz file.",
     )
     data_dir: str | None = Field(
         None,
         min_length=1,
         description="Folder of the data. Relative files are looked up here, then beside the config, then in the "
-        "working directory.",
+        "working directory. What is not there is downloaded into it, where a loader can.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the data set's loader, such as `{split: train}`."
+    )
+    size: Int | None = Field(
+        None, ge=4, description="Records used in all, drawn by the seed. Default: the whole data set."
+    )
+    text: str | None = Field(None, min_length=1, description="Text column of a file or `hf:` data set.")
+    tokenize: bool | None = Field(
+        None, description="Privacy Meter's switch for text; texts are tokenized by the model's trainer in any case."
+    )
+    tokenizer: str | None = Field(
+        None, min_length=1, description="The same as `train.tokenizer`, where Privacy Meter's files have it."
     )
     targets: str | None = Field(
         None, min_length=1, description="Label column of a table, or label array of an NPZ (default `labels` or `y`)."
@@ -199,16 +254,48 @@ class DataSection(_Section):
     )
 
 
+class DpAuditSection(_Section):
+    """Privacy Meter's section of the game of DP lower bounds."""
+
+    canary_dataset: str | None = Field(
+        None, min_length=1, description="Where canaries come from: `none` (natural records) or `cifar10_canary`."
+    )
+    canary_size: Int = Field(1000, ge=1, description="Canaries, each included by a fair coin.")
+    training_alg: Literal["dp", "nondp"] = Field("nondp", description="Training with DP-SGD, or without.")
+
+
+class RamiaSection(_Section):
+    """Privacy Meter's section of the range membership game."""
+
+    range_function: str = Field("l2", min_length=1, description="What a range is made of.")
+    sample_size: Int = Field(10, ge=1, description="Points sampled in each range.")
+    radius: Float | None = Field(None, gt=0, description="Of `l2`.")
+    transformations: list[str] | None = Field(None, description="Of `geometric`.")
+    mask_model: str | None = Field(None, min_length=1, description="Of `word_replace`.")
+    mask_tokenizer: str | None = Field(None, min_length=1, description="Of `word_replace`.")
+    num_masks: Int | None = Field(None, ge=1, description="Of `word_replace`: words replaced.")
+    device: Device | None = Field(None, description="Of the mask model.")
+    num_missing_feats: Int | None = Field(None, ge=1, description="Of `missing_values`.")
+    col_ranges: list[list[Float]] | None = Field(None, description="Of `missing_values`: bounds or values a column.")
+    is_categorical: bool | None = Field(None, description="Of `missing_values`.")
+    trim_ratio: Float | None = Field(None, ge=0, lt=1, description="Share of a range's scores left out.")
+    trim_direction: Literal["top", "bottom", "none"] | None = Field(None, description="Which end is left out.")
+
+
+_NOT_A_RECIPE = ("model_name", "model_options", "device", "variants")
+# Keys of `train` that only language models have.
+TEXT_KEYS = ("tokenizer", "auto_find_batch_size", "gradient_accumulation_steps", "max_length", "objective", "peft")
 # Keys of `train` that are a torch model's recipe; a scikit-learn estimator has its own in `model_options`.
-TORCH_KEYS = tuple(
-    key for key in TrainSection.model_fields if key not in ("model_name", "model_options", "device", "variants")
-)
+TORCH_KEYS = tuple(key for key in TrainSection.model_fields if key not in (*_NOT_A_RECIPE, *TEXT_KEYS))
 
 
 def training_settings(train: TrainSection) -> dict[str, Any]:
-    """The recipe of a torch model as its trainer takes it: `TORCH_KEYS` that are set, and SGD's usual momentum."""
+    """The recipe of a torch model as its trainer takes it.
+
+    `TORCH_KEYS` that are set, and SGD's usual momentum (not with Privacy Meter's schedule, which trains without).
+    """
     settings = {key: getattr(train, key) for key in TORCH_KEYS if getattr(train, key) is not None}
-    if train.optimizer.lower() == "sgd":
+    if train.optimizer.lower() == "sgd" and train.schedule != "privacy_meter":
         settings.setdefault("momentum", 0.9)
     return settings
 
@@ -233,12 +320,15 @@ class ExperimentConfig(_Section):
 
     Attributes:
       run, audit, train, data: the sections.
+      dp_audit, ramia: Privacy Meter's sections of other games, None if the file has none.
     """
 
     run: RunSection = Field(default_factory=lambda: RunSection.model_validate({}))
     audit: AuditSection = Field(default_factory=lambda: AuditSection.model_validate({}))
     train: TrainSection = Field(default_factory=lambda: TrainSection.model_validate({}))
     data: DataSection
+    dp_audit: DpAuditSection | None = None
+    ramia: RamiaSection | None = None
 
     _path: Path | None = PrivateAttr(None)
 
@@ -269,6 +359,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "audit": AuditSection,
     "train": TrainSection,
     "data": DataSection,
+    "dp_audit": DpAuditSection,
+    "ramia": RamiaSection,
 }
 
 

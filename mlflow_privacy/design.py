@@ -44,7 +44,7 @@ class Design:
         return math.ceil(1 / min(self.fraction, 1 - self.fraction) - 1e-9)
 
     def members(self, index: int) -> np.ndarray:
-        """(n,) bool: the records that reference `index` trains on, exactly round(fraction · n) of them.
+        """(n,) bool: the records that reference `index` trains on, `fraction` of them, the smaller side rounded up.
 
         A group shares one permutation of the pool; member j of it takes a window that starts at j · n / group. At
         one half the two windows are complementary.
@@ -61,7 +61,10 @@ class Design:
             *bytes.fromhex(self.pool_digest),
         ]
         order = np.random.default_rng(np.random.SeedSequence(entropy)).permutation(self.n)
-        size, start = round(self.fraction * self.n), position * self.n // self.group
+        # Rounded the other way, a group of windows would leave single records without an IN or an OUT reference.
+        rounded = math.ceil if self.fraction < 0.5 else math.floor
+        size = round(self.fraction * self.n) if self.group == 2 else rounded(round(self.fraction * self.n, 6))
+        start = position * self.n // self.group
         if self.group == 2 and position == 1:  # the exact complement, also of an odd pool
             start, size = size, self.n - size
         row = np.zeros(self.n, bool)
@@ -71,6 +74,24 @@ class Design:
     def rows(self, indices: Sequence[int]) -> np.ndarray:
         """(k, n) bool: `members` of each index."""
         return np.stack([self.members(i) for i in indices]) if len(indices) else np.zeros((0, self.n), bool)
+
+    def audited(self, count: int | None) -> np.ndarray | None:
+        """(count,) sorted indices of the records that are audited, drawn at random; None for all of them.
+
+        Who is a member does not enter, so that every model of one pool is audited on the same records and the
+        references' signals serve them all.
+
+        Raises: DesignError: there are fewer records than that.
+
+        >>> Design("00" * 32, n=6, seed=1).audited(4).tolist()
+        [0, 2, 4, 5]
+        """
+        if count is None or count == self.n:
+            return None
+        if count > self.n:
+            raise DesignError(f"data_size={count} records are to be audited, but the pool has {self.n}. Lower it.")
+        entropy = [self.seed & 0xFFFFFFFF, self.seed >> 32 & 0xFFFFFFFF, 0xA0D17, *bytes.fromhex(self.pool_digest)]
+        return np.sort(np.random.default_rng(np.random.SeedSequence(entropy)).permutation(self.n)[:count])
 
     def train_seed(self, index: int) -> int:
         """Seed of initialisation and minibatch order of reference `index`: 31 bits."""
@@ -84,3 +105,17 @@ class Design:
                 f"num_ref_models={count} leaves records without IN or OUT references at reference_fraction="
                 f"{self.fraction}: use {self.group} or more, or 0 for the attacks that need none."
             )
+
+
+def references_for(out: int, fraction: float) -> int:
+    """How many references give every record at least `out` OUT references: whole groups, pairs at one half.
+
+    Privacy Meter's `num_ref_models` counts OUT references of a record.
+
+    >>> references_for(4, 0.5), references_for(4, 0.25), references_for(0, 0.5)
+    (8, 8, 0)
+    """
+    group = Design("", 10**9, 0, fraction).group
+    # Within a group windows start n / group apart and are rounded up: a record is IN at most so many of them.
+    most = 1 if group == 2 else min(group - 1, math.floor(group * fraction + 1e-9) + 1)
+    return group * -(-out // (group - most))

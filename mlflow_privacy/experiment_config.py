@@ -6,17 +6,18 @@ import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from mlflow_privacy.config_sections import (
     SECTIONS,
+    TEXT_KEYS,
     TORCH_KEYS,
+    DataSection,
     ExperimentConfig,
     TrainSection,
-    training_settings,
     variant_keys,
 )
 from mlflow_privacy.errors import ConfigError
@@ -25,6 +26,7 @@ from mlflow_privacy.yaml_text import apply_overrides, parse_yaml
 
 __all__ = ["ExperimentConfig", "apply_overrides", "load_config", "parse_config"]
 
+_Part = TypeVar("_Part", bound=BaseModel)
 _logger = logging.getLogger(__name__)
 _TYPES = {
     "int_type": "a whole number",
@@ -239,13 +241,18 @@ def _name_faults(values: Mapping[str, Any]) -> list[str]:
     data, train, audit = section("data"), section("train"), section("audit")
     faults = _attack_faults(audit)
     if isinstance(data.get("dataset"), str) and data["dataset"]:
-        faults += [f"data.dataset: {fault}" for fault in zoo.check_dataset(data["dataset"])]
-        if data["dataset"].lower().endswith((".csv", ".tsv", ".parquet")) and data.get("targets") is None:
+        given = data.get("options")
+        faults += [
+            fault if fault.startswith("unknown key data.") else f"data.dataset: {fault}"
+            for fault in zoo.check_dataset(data["dataset"], given if isinstance(given, Mapping) else None)
+        ]
+        is_table = data["dataset"].lower().endswith((".csv", ".tsv", ".parquet", ".jsonl"))
+        if is_table and data.get("targets") is None and data.get("text") is None:
             faults.append(f"missing data.targets: the label column of {data['dataset']}.")
     task = data.get("task") if data.get("task") in ("classification", "regression") else None
     base = {"model_name": TrainSection.model_fields["model_name"].default, **train}
     variants = train.get("variants") if isinstance(train.get("variants"), Mapping) else None
-    torch_used = False
+    families = set()
     for name, own in (variants or {None: {}}).items():
         if not isinstance(own, Mapping):
             continue
@@ -255,44 +262,62 @@ def _name_faults(values: Mapping[str, Any]) -> list[str]:
         if not isinstance(model, str) or not isinstance(options, Mapping):
             continue  # already a fault of the section
         faults += zoo.check_model(model, options, task=task, path=path)
-        is_torch = model in zoo.MODELS
-        torch_used |= is_torch
-        if is_torch:
-            faults += _recipe_faults(keys, own, name, task)
-        elif zoo.find_estimator(model) is not None:
-            idle = [f"train.variants.{name}.{key}" for key in TORCH_KEYS if key in own]
-            faults += [_idle(key, model) for key in idle]
-    if not torch_used and not variants and zoo.find_estimator(str(base["model_name"])) is not None:
-        faults += [_idle(f"train.{key}", base["model_name"]) for key in TORCH_KEYS if key in train]
+        family = zoo.model_family(model)
+        families.add(family)
+        if family in ("torch", "transformers"):
+            faults += _recipe_faults(keys, own, name, task, data)
+        idle = _IDLE.get(family or "", ())
+        faults += [_idle(f"train.variants.{name}.{key}", model, family) for key in idle if variants and key in own]
+    if not variants and families <= set(_IDLE):
+        model, (family,) = str(base["model_name"]), families or {""}
+        faults += [_idle(f"train.{key}", model, family) for key in _IDLE.get(family, ()) if key in train]
     return faults
 
 
-def _recipe_faults(keys: Mapping[str, Any], own: Mapping[str, Any], variant: str | None, task: Any) -> list[str]:
-    """What the trainer finds wrong with a torch recipe whose single values are right."""
-    from mlflow_privacy.trainers.settings import read_settings
+def _recipe_faults(
+    keys: Mapping[str, Any], own: Mapping[str, Any], variant: str | None, task: Any, data: Mapping[str, Any]
+) -> list[str]:
+    """What the trainer finds wrong with a recipe whose single values are right."""
+    from mlflow_privacy.experiment_models import recipe_faults, recipe_settings
 
-    valid = dict(keys)
-    try:
-        section = TrainSection.model_validate(valid)
-    except ValidationError as error:  # already faults of the section: look at the other keys
-        for fault in error.errors():
-            valid.pop(str(fault["loc"][0]), None)
-        section = TrainSection.model_validate(valid)
-    settings = training_settings(section)
+    section = _valid_part(TrainSection, keys)
+    settings = recipe_settings(section, _valid_part(DataSection, {"dataset": "unknown", **data}))
     tasks: list[Task] = [task] if task else ["classification", "regression"]
     lines = []
-    for sentence in min((read_settings(settings, task=each)[1] for each in tasks), key=len):
+    for sentence in min((recipe_faults(section.model_name, settings, each) for each in tasks), key=len):
         key, _, rest = sentence.partition(" ")
-        key = key.strip("'")
+        key = key.strip("':")
         lines.append(f"train.variants.{variant}.{key} {rest}" if key in own else f"train.{key} {rest}")
     return lines
 
 
-def _idle(path: str, model: str) -> str:
-    return (
-        f"{path} has no meaning for the scikit-learn estimator {model}; its parameters go into model_options. "
-        "Remove it."
-    )
+def _valid_part(section: type[_Part], values: Mapping[str, Any]) -> _Part:
+    """A section of those keys whose values are right; the others are faults of the section already."""
+    valid = dict(values)
+    try:
+        return section.model_validate(valid)
+    except ValidationError as error:
+        for fault in error.errors():
+            valid.pop(str(fault["loc"][0]), None)
+    return section.model_validate(valid)
+
+
+# Keys of `train` that a family of models would ignore, which nobody wants silently.
+_IDLE: dict[str, tuple[str, ...]] = {
+    "sklearn": (*TORCH_KEYS, *TEXT_KEYS),
+    "torch": TEXT_KEYS,
+    "transformers": ("betas", "eps", "momentum", "nesterov", "loss", "augmentation", "drop_last"),
+}
+
+
+def _idle(path: str, model: str, family: str | None) -> str:
+    if family == "sklearn":
+        return (
+            f"{path} has no meaning for the scikit-learn estimator {model}; its parameters go into model_options. "
+            "Remove it."
+        )
+    what = "language models" if family == "torch" else "models that are no language model"
+    return f"{path} is for {what}, which {model!r} is {'not' if family == 'torch' else 'none of'}. Remove it."
 
 
 def attack_name(word: str) -> str:
@@ -306,7 +331,6 @@ def attack_name(word: str) -> str:
 
 def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
     from mlflow_privacy.attacks import ATTACKS
-    from mlflow_privacy.design import Design
 
     named: list[tuple[str, Any]] = []
     if audit.get("algorithm") is not None:
@@ -331,13 +355,4 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
                 near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
                 hint = f", did you mean {near[0]}?" if near else f"; valid are {', '.join(known) or 'none'}."
                 faults.append(f"unknown key audit.attack_options.{word}.{key}{hint}")
-    count, fraction = audit.get("num_ref_models", 0), audit.get("reference_fraction", 0.5)
-    numbers = isinstance(count, int) and isinstance(fraction, (int, float)) and 0 < fraction < 1
-    group = Design("", 10**6, 0, float(fraction)).group if numbers and 1e-6 < fraction < 1 - 1e-6 else 1
-    if numbers and count > 0 and count % group:
-        up = -(-count // group) * group
-        faults.append(
-            f"audit.num_ref_models={count} leaves records without IN or OUT references at reference_fraction="
-            f"{fraction}: use a multiple of {group}, such as {up}."
-        )
     return faults

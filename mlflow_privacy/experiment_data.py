@@ -11,16 +11,29 @@ from mlflow_privacy.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_privacy.config_sections import ExperimentConfig, TrainSection
+    from mlflow_privacy.types import Records
     from mlflow_privacy.zoo import DataSet
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Indices into a data set: who is trained on, who is held out, who is population."""
+    """Indices into a data set: who is trained on, who is held out, who is population.
+
+    `population` points into the data set's own population if it has one.
+    """
 
     train: np.ndarray
     holdout: np.ndarray
     population: np.ndarray
+
+    def parts(self, data: DataSet) -> dict[str, Records]:
+        """The records behind the indices, as "train", "holdout" and "population"."""
+        apart = data.records if data.population is None else data.population
+        return {
+            "train": data.records.take(self.train),
+            "holdout": data.records.take(self.holdout),
+            "population": apart.take(self.population),
+        }
 
 
 def split_indices(
@@ -29,8 +42,9 @@ def split_indices(
     seed: int,
     experiment: int = 0,
     train_fraction: float = 0.5,
-    data_size: int | None = None,
+    size: int | None = None,
     population_size: int | None = None,
+    n_population: int = 0,
 ) -> Split:
     """Random disjoint parts of n records.
 
@@ -42,8 +56,9 @@ def split_indices(
       seed: the config's `random_seed`.
       experiment: index of the target.
       train_fraction: of what is left after the population.
-      data_size: records used; None for all.
-      population_size: records set apart.
+      size: records used; None for all.
+      population_size: records set apart, or drawn from the data set's own population if it has one.
+      n_population: records of the data set's own population; `Split.population` then points into that.
 
     Raises:
       ConfigError: there are too few records.
@@ -51,10 +66,17 @@ def split_indices(
     >>> split = split_indices(10, seed=0, population_size=2)
     >>> len(split.train), len(split.holdout), len(split.population)
     (4, 4, 2)
+    >>> split = split_indices(10, seed=0, population_size=2, n_population=7)
+    >>> len(split.train), len(split.holdout), len(split.population)
+    (5, 5, 2)
     """
-    size, apart = n if data_size is None else data_size, population_size or 0
+    size, apart = n if size is None else size, 0 if n_population else population_size or 0
     if size > n:
-        raise ConfigError(f"audit.data_size is {size}, but the data set has {n} records.")
+        raise ConfigError(f"data.size is {size}, but the data set has {n} records.")
+    if n_population and population_size is not None and population_size > n_population:
+        raise ConfigError(
+            f"audit.population_size is {population_size}, but the data set's test part has {n_population} records."
+        )
     n_train = round(train_fraction * (size - apart))
     if size - apart < 2 or not 1 <= n_train < size - apart:
         raise ConfigError(
@@ -63,6 +85,9 @@ def split_indices(
         )
     order = np.random.default_rng(np.random.SeedSequence([seed, 0xDA7A])).permutation(n)[:size]
     population, pool = order[:apart], order[apart:]
+    if n_population:
+        drawn = np.random.default_rng(np.random.SeedSequence([seed, 0x909])).permutation(n_population)
+        population = drawn[:population_size]
     rng = np.random.default_rng(np.random.SeedSequence([seed, experiment, 0x5917]))
     pool = rng.permutation(pool)
     return Split(np.sort(pool[:n_train]), np.sort(pool[n_train:]), np.sort(population))
@@ -86,6 +111,8 @@ def load_data(config: ExperimentConfig) -> DataSet:
         data.dataset,
         data_dir=data.data_dir,
         folders=[config.path.parent] if config.path else [],
+        options=data.options,
+        text=data.text,
         targets=data.targets,
         features=data.features,
         drop=data.drop,
@@ -103,7 +130,7 @@ def prepare(data: DataSet, train: TrainSection, normalize: str) -> DataSet:
     from mlflow_privacy import zoo
     from mlflow_privacy.zoo.data import as_inputs, standardised
 
-    is_table, is_torch = data.records.x.ndim == 2, train.model_name in zoo.MODELS
+    is_table, is_torch = data.records.x.ndim == 2, zoo.find_model(train.model_name) is not None
     if normalize == "standard" or (normalize == "auto" and is_table and is_torch):
         data = standardised(data)
     return as_inputs(data, zoo.model_inputs(train.model_name), model_name=train.model_name)

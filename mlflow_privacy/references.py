@@ -15,7 +15,7 @@ import numpy as np
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.fingerprint import digest, recipe_digest
-from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
+from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
 from mlflow_privacy.types import ModelOutputs, Recipe, Records, to_json
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ class Store(Protocol):
     """Where references live; `store.references.ReferenceStore` keeps them in MLflow."""
 
     def find(self, fingerprint: str) -> Mapping[int, StoredReference]: ...
+    def find_imported(self, fingerprint: str) -> Sequence[StoredReference]: ...
+    def members(self, reference: StoredReference) -> np.ndarray: ...
     def save(
         self,
         key: ReferenceKey,
@@ -50,6 +52,12 @@ class NoStore:
     def find(self, fingerprint: str) -> Mapping[int, StoredReference]:
         return {}
 
+    def find_imported(self, fingerprint: str) -> Sequence[StoredReference]:
+        return ()
+
+    def members(self, reference: StoredReference) -> np.ndarray:
+        raise StoreError(f"Run {reference.run_id!r} is not stored.")
+
     def save(self, key: ReferenceKey, members: np.ndarray, **kwargs: Any) -> StoredReference:
         return StoredReference(key, "")
 
@@ -71,12 +79,14 @@ class References:
     """The reference models of an audit, m of them.
 
     Attributes:
-      member: (n, m) bool.
-      pool: outputs of each on the pool.
+      member: (n, m) bool, of the audited records.
+      pool: outputs of each on the audited records of the pool.
       population: outputs of each on the population; empty where there is none.
       run_ids: of each.
       n_loaded, n_trained: m = n_loaded + n_trained.
       fingerprint: under which they are found again.
+      rows: (m, n_pool) bool, who of the whole pool each trained on.
+      n_imported: how many of the loaded ones were trained elsewhere; they come first.
     """
 
     member: np.ndarray
@@ -86,6 +96,8 @@ class References:
     n_loaded: int
     n_trained: int
     fingerprint: str
+    rows: np.ndarray
+    n_imported: int = 0
 
 
 def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
@@ -120,33 +132,52 @@ def ensure(
     data_digests: Sequence[str],
     outputs: Outputs,
     store: Store,
+    audited: np.ndarray | None = None,
+    target_members: np.ndarray | None = None,
+    exactly: bool = True,
     device: str = "auto",
     progress: bool | str = "auto",
 ) -> References:
-    """Loads the first `count` references of a design, and trains those that are missing.
+    """Takes imported references, then loads the first ones of a design, and trains those that are missing.
 
     Args:
       data_digests: of the pool and, if there is one, of the population.
       outputs: a model's outputs on the data behind `data_digests`, in that order.
       store: where references are found and kept; each is stored as soon as it is trained.
+      audited: indices of the pool's records that `outputs` is about; None for all.
+      target_members: (n,) bool of the whole pool; imported models that trained on just these or just the other
+        records are no references. None uses no imported ones.
+      exactly: `count` references, whatever was imported; else imported ones alone where each record has IN and OUT.
       progress: "auto" shows a bar on a terminal.
     """
     from mlflow_privacy.trainers import trainer_for
 
     trainer = trainer_for(recipe)
+    rows_asked = slice(None) if audited is None else audited
+    imported: list[_Ready] = []
+    if target_members is not None:
+        imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs)
+    if exactly:
+        imported = imported[:count]
+        count -= len(imported)
+    elif _covers([ready.row for ready in imported]):
+        count = 0
+    if imported:
+        _logger.info("%d imported reference model(s) are used, %d more of the design.", len(imported), count)
+    if not count:
+        return _together(imported, [], rows_asked, 0, imported_key(recipe, design))
     keys = [reference_key(design, recipe, index) for index in range(count)]
     fingerprint = keys[0].fingerprint
     stored = {i: ref for i, ref in store.find(fingerprint).items() if i < count and ref.key == keys[i]}
-    done: dict[int, tuple[tuple[ModelOutputs, ...], str]] = {}
+    done: dict[int, _Ready] = {}
     for index, reference in sorted(stored.items()):
         values = _load(store, reference, trainer, recipe, data_digests, outputs)
         if values is not None:
-            done[index] = (values, reference.run_id)
+            done[index] = _Ready(values, reference.run_id, design.members(index))
     missing = [index for index in range(count) if index not in done]
-    n_loaded = len(done)
     _logger.info(
         "%d reference model(s) loaded, %d to train (fingerprint %s).",
-        n_loaded,
+        len(done),
         len(missing),
         fingerprint[:12],
     )
@@ -172,27 +203,90 @@ def ensure(
                     members,
                     outputs=dict(zip(data_digests, values, strict=True)),
                     write_weights=functools.partial(trainer.save, recipe, model),
-                    metrics=split_means(values[0], members),
+                    metrics=split_means(values[0], members[rows_asked]),
                     recipe=to_json({"kind": recipe.kind, "spec": recipe.spec, "source": recipe.source}),
                     started=started,
                 )
                 if index in stored:  # only now that its successor is safe
                     store.retire(stored[index])
-                done[index] = (values, reference.run_id)
+                done[index] = _Ready(values, reference.run_id, members)
                 _logger.info("Reference %d trained in %.2f s.", index, time.time() - started)
                 started = time.time()
                 bar.n = max(bar.n, missing.index(index) + 1)
                 bar.refresh()
-    ordered = [done[index] for index in range(count)]
+    return _together(imported, [done[index] for index in range(count)], rows_asked, len(missing), fingerprint)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """One reference: its outputs on pool and population, its run, and its membership row (n_pool,) bool."""
+
+    outputs: tuple[ModelOutputs, ...]
+    run_id: str
+    row: np.ndarray
+
+
+def _together(
+    imported: Sequence[_Ready], designed: Sequence[_Ready], rows_asked: Any, n_trained: int, fingerprint: str
+) -> References:
+    """All references side by side, imported ones first."""
+    ready = [*imported, *designed]
+    rows = np.stack([one.row for one in ready])
     return References(
-        member=design.rows(range(count)).T,
-        pool=tuple(values[0] for values, _ in ordered),
-        population=tuple(values[1] for values, _ in ordered if len(values) > 1),
-        run_ids=tuple(run_id for _, run_id in ordered),
-        n_loaded=n_loaded,
-        n_trained=len(missing),
+        member=rows.T[rows_asked],
+        pool=tuple(one.outputs[0] for one in ready),
+        population=tuple(one.outputs[1] for one in ready if len(one.outputs) > 1),
+        run_ids=tuple(one.run_id for one in ready),
+        n_loaded=len(ready) - n_trained,
+        n_trained=n_trained,
         fingerprint=fingerprint,
+        rows=rows,
+        n_imported=len(imported),
     )
+
+
+def imported_key(recipe: Recipe, design: Design) -> str:
+    """The fingerprint under which imported references of this recipe and pool are stored."""
+    return imported_fingerprint(recipe_digest(recipe), design.pool_digest)
+
+
+def _covers(rows: Sequence[np.ndarray]) -> bool:
+    """Whether each record has a model that trained on it and one that did not."""
+    table = np.array(rows, bool)
+    return bool(len(rows)) and bool((table.any(axis=0) & ~table.all(axis=0)).all())
+
+
+def _load_imported(
+    store: Store,
+    trainer: Any,
+    recipe: Recipe,
+    design: Design,
+    target_members: np.ndarray,
+    data_digests: Sequence[str],
+    outputs: Outputs,
+) -> list[_Ready]:
+    """Models that were trained elsewhere on this pool by this recipe, by their number; a damaged one is left out.
+
+    The target itself may be among them, imported as a reference of another target, and so may the model that trained
+    on just the records that it did not: either would tell an attack the answer.
+    """
+    ready = []
+    for reference in sorted(store.find_imported(imported_key(recipe, design)), key=lambda found: found.key.index):
+        try:
+            row = store.members(reference)
+            if len(row) != design.n:
+                raise StoreError(f"its membership row has {len(row)} records, the pool {design.n}.")
+        except StoreError as error:
+            _logger.warning("Imported reference run %s is damaged and left out: %s", reference.run_id, error)
+            continue
+        if (row == target_members).all() or (row != target_members).all():
+            continue
+        values = _load(store, reference, trainer, recipe, data_digests, outputs)
+        if values is None:
+            _logger.warning("Imported reference run %s has no weights that load; it is left out.", reference.run_id)
+        else:
+            ready.append(_Ready(values, reference.run_id, row))
+    return ready
 
 
 def _load(
@@ -214,7 +308,7 @@ def _load(
             return None
         fresh = outputs(trainer.load(recipe, folder))
     except StoreError as error:
-        _logger.warning("Reference run %s is damaged and will be trained again: %s", reference.run_id, error)
+        _logger.warning("Reference run %s is damaged and will not be used: %s", reference.run_id, error)
         return None
     for data_digest, before, now in zip(data_digests, values, fresh, strict=True):
         if before is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "language"]
 Link = Literal["logit", "log", "label"]
 
 
@@ -83,7 +83,7 @@ class AuditedModel:
       name, version: of the registry; None for a model that is not registered.
       model_id, run_id: of MLflow's logged model and source run, None if unknown.
       flavor: "sklearn" | "pytorch" | "xgboost" | "lightgbm" | "transformers" | "pyfunc".
-      native: the flavor's own object (estimator, module), or the pyfunc model if there is none.
+      native: the flavor's own object (estimator, module, `text.LanguageModel`), or the pyfunc model if there is none.
     """
 
     uri: str
@@ -144,16 +144,19 @@ class ModelOutputs:
     """What one model says about n records.
 
     Attributes:
-      signal: (n,) float32, φ for classifiers, log-likelihood for regressors, correctness (0/1) for labels only.
-      correct: (n,) bool for classifiers (argmax equals the label), None for regressors.
+      signal: (n,) float32, φ for classifiers, log-likelihood for regressors, mean log-probability per token for
+        language models, correctness (0/1) for labels only.
+      correct: (n,) bool for classifiers (argmax equals the label), None for regressors and language models.
       loss: (n,) float32, cross-entropy or squared error; for labels only the 0/1 error.
       link: how `signal` becomes p: "logit" (p = σ(φ)), "log" (p = exp(φ)), "label" (no p).
+      extra: further (n,) float32 signals that single attacks ask for, by the keys of `attacks.extras.extra_key`.
     """
 
     signal: np.ndarray
     correct: np.ndarray | None
     loss: np.ndarray
     link: Link
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Signals:
       population_reference: (z, m).
       population_member: (z, m) bool; all False for a real population, not so when the non-members stand in.
       link: how a signal becomes a probability.
+      extra: (n,) further signals of the audited model on the pool, by the keys of `attacks.extras.extra_key`.
     """
 
     target: Any
@@ -177,6 +181,7 @@ class Signals:
     population_reference: Any
     population_member: Any
     link: Link = "logit"
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +285,25 @@ class Fidelity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What an audit was made of: kept in memory beside the result, never part of its JSON.
+
+    Attributes:
+      pool_ids: (n_pool,) row ids of the whole pool, audited or not.
+      membership: (1 + m, n_pool) bool: the target's row, then each reference's.
+      signals: of the audited records.
+      population_ids: (z,) row ids of the population; none where the non-members stand in.
+      quality: mean loss and accuracy of each reference on its own members and non-members among the audited records.
+    """
+
+    pool_ids: np.ndarray
+    membership: np.ndarray
+    signals: Signals
+    population_ids: np.ndarray
+    quality: tuple[Mapping[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class AuditResult:
     """Everything an audit found; reports, metrics and tables are made from this alone.
 
@@ -288,10 +312,11 @@ class AuditResult:
       attacks: strongest default first, the order of `options["attacks"]`.
       blind: AUC of a classifier that sees the records but not the model.
       headline: name of the attack the verdict is about.
-      references: {"n", "n_loaded", "n_trained", "fraction", "target_fraction", "run_ids", "fingerprint"}.
+      references: {"n", "n_loaded", "n_trained", "n_imported", "fraction", "target_fraction", "run_ids", "fingerprint"}.
       warnings: what could make this audit wrong, worst first.
       timings: seconds per stage, in order.
       environment: versions of Python, packages, device.
+      evidence: memberships and signals behind the scores, for whoever stores them; not in the JSON.
     """
 
     model: AuditedModel
@@ -313,6 +338,7 @@ class AuditResult:
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -89,3 +89,36 @@ def test_what_cannot_run_is_refused_before_anything_is_trained(changes, error, m
     monkeypatch.setattr("mlflow_privacy.audit.ensure", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(error, match=message):
         audit(make_target(), OPTIONS.model_copy(update=changes))
+
+
+def test_a_part_of_the_pool_is_audited_while_all_of_it_trains():
+    target = make_target()
+    options = OPTIONS.model_copy(update={"attacks": ["rmia", "reference"]})
+    whole, part = audit(target, options), audit(target, options.model_copy(update={"data_size": 120}))
+    assert (len(part.membership), part.references["n_pool"]) == (120, 200)
+    assert part.references["fingerprint"] == whole.references["fingerprint"]
+    # The same references asked about fewer records: Attack-R's score of a record depends on nothing else.
+    place = {row: i for i, row in enumerate(whole.row_ids)}
+    rows = [place[row] for row in part.row_ids]
+    assert whole.membership[rows].tolist() == part.membership.tolist()
+    np.testing.assert_array_equal(whole.attacks[1].scores.value[rows], part.attacks[1].scores.value)
+    assert part.attacks[0].metrics["auc"].low > 0.5
+
+
+def test_models_of_one_pool_are_audited_on_the_same_records():
+    target = make_target()
+    options = OPTIONS.model_copy(update={"data_size": 50})
+    other = dataclasses.replace(target, membership=~target.membership)
+    first, second = audit(target, options), audit(other, options)
+    assert first.row_ids.tolist() == second.row_ids.tolist()
+    assert (first.membership ^ second.membership).all()
+
+
+def test_asking_about_more_records_than_there_are_is_refused():
+    with pytest.raises(DesignError, match="data_size=500 records are to be audited, but the pool has 200"):
+        audit(make_target(), OPTIONS.model_copy(update={"data_size": 500}))
+
+
+def test_queries_have_no_effect_on_tables():
+    target = make_target()
+    assert audit(target, OPTIONS).metrics == audit(target, OPTIONS.model_copy(update={"num_queries": 9})).metrics

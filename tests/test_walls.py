@@ -27,7 +27,19 @@ def room(path):
 
 
 def test_mlflow_appears_only_at_the_two_ends():
-    allowed = {"evaluators", "lineage", "store", "experiment", "cli", "gate", "__init__"}
+    allowed = {
+        "evaluators",
+        "lineage",
+        "store",
+        "experiment",
+        "experiment_models",
+        "importer",
+        "log_dir",
+        "cli",
+        "gate",
+        "compare",
+        "__init__",
+    }
     guilty = {
         str(path.relative_to(ROOT))
         for path in MODULES
@@ -47,8 +59,10 @@ def test_inner_rooms_do_not_know_outer_ones(inner):
 
 def test_nothing_heavy_is_imported_at_the_top_of_a_module():
     for path in MODULES:
-        if path.parent.name in {"trainers", "signals"} and path.stem.split("_")[0] in {"torch", "sklearn"}:
+        if path.parent.name in {"trainers", "signals"} and path.stem.split("_")[0] in {"torch", "sklearn", "fast"}:
             continue  # imported lazily themselves
+        if path.parent.name == "zoo" and path.stem in {"layers", "wide_resnet", "vgg", "torchvision_models"}:
+            continue  # modules, imported when one is built
         heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
         assert not heavy, (path, heavy)
 
@@ -69,10 +83,12 @@ def test_nothing_unpickles_or_evaluates_code():
                     if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)
                     else ""
                 )
-                assert (owner, attribute) not in {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load")}, (
-                    path,
-                    node.lineno,
-                )
+                assert (owner, attribute) not in {("yaml", "load"), ("yaml", "unsafe_load")}, (path, node.lineno)
+                if (owner, attribute) == ("torch", "load"):
+                    assert any(k.arg == "weights_only" and k.value.value is True for k in node.keywords), (
+                        path,
+                        node.lineno,
+                    )
                 if (owner, attribute) == ("np", "load"):
                     assert any(k.arg == "allow_pickle" and k.value.value is False for k in node.keywords), (
                         path,

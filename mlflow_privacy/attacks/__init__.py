@@ -3,6 +3,14 @@
 Each lives in its own module (`attacks.rmia.rmia`, `attacks.lira.lira`, …) and works on NumPy arrays and torch tensors.
 """
 
-from mlflow_privacy.attacks.registry import ATTACKS, Attack, available, check_options, default_attacks, run_attack
+from mlflow_privacy.attacks.registry import (
+    ATTACKS,
+    Attack,
+    available,
+    check_options,
+    default_attacks,
+    extra_signals,
+    run_attack,
+)
 
-__all__ = ["ATTACKS", "Attack", "available", "check_options", "default_attacks", "run_attack"]
+__all__ = ["ATTACKS", "Attack", "available", "check_options", "default_attacks", "extra_signals", "run_attack"]

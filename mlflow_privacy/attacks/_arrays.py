@@ -41,7 +41,7 @@ def chunks(n: int, m: int, x: Array) -> Iterator[slice]:
 def check_signals(**arrays: Array | None) -> None:
     """Raises `DesignError` with every array that has the wrong shape or values that are not finite.
 
-    `target` fixes n, `reference` fixes m, `population` fixes z.
+    `target` fixes n, `reference` fixes m, `population` fixes z; any other name is an extra signal (n,).
     """
     given = {name: x for name, x in arrays.items() if x is not None}
     known: dict[str, int] = {}
@@ -61,9 +61,12 @@ def check_signals(**arrays: Array | None) -> None:
     }
     faults = []
     for name, x in given.items():
-        wanted = tuple(known.get(axis, -1) for axis in axes[name])
+        shape = axes.get(name, ("n",))
+        if name not in axes:
+            known.setdefault("n", x.shape[0])
+        wanted = tuple(known.get(axis, -1) for axis in shape)
         if tuple(x.shape) != wanted:
-            faults.append(f"{name} must have shape ({', '.join(axes[name])}) = {wanted}, got {tuple(x.shape)}")
+            faults.append(f"{name} must have shape ({', '.join(shape)}) = {wanted}, got {tuple(x.shape)}")
         elif not name.endswith("member"):
             missing = _count_not_finite(x)
             if missing:

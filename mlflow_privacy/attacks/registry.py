@@ -6,11 +6,21 @@ import dataclasses
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mlflow_privacy.attacks._arrays import missing_references, to_numpy
+from mlflow_privacy.attacks.extras import EXTRAS, extra_key
 from mlflow_privacy.attacks.gap import gap
+from mlflow_privacy.attacks.language import (
+    base_ratio,
+    lowercase_ratio,
+    min_k,
+    min_k_plus,
+    neighbourhood,
+    recall,
+    zlib_ratio,
+)
 from mlflow_privacy.attacks.lira import lira, lira_offline
 from mlflow_privacy.attacks.population import attack_p, loss_threshold
 from mlflow_privacy.attacks.reference import attack_r
@@ -24,7 +34,9 @@ _RMIA = "Zarifzadeh, Liu and Shokri (2024), https://arxiv.org/abs/2312.03262"
 _LIRA = "Carlini et al. (2022), https://arxiv.org/abs/2112.03570"
 _YE = "Ye et al. (2022), https://arxiv.org/abs/2111.09679"
 _YEOM = "Yeom et al. (2018), https://arxiv.org/abs/1709.01604"
+_CARLINI = "Carlini et al. (2021), https://arxiv.org/abs/2012.07805"
 _CONFIDENCE = frozenset({"link:logit", "link:log"})
+_TOKENS = frozenset({"link:log"})
 _ALL_SIX = ("target", "reference", "member", "population", "population_reference", "population_member")
 
 
@@ -42,6 +54,8 @@ class Attack:
       threat_model: what the attacker sees and has, in one sentence.
       paper: citation with address.
       labels_only: it works with a model that gives labels only.
+      extras: kinds of extra signals (`attacks.extras.EXTRAS`) that the function takes after `inputs`, each with the
+        options it is computed with and their defaults. They are options of the attack.
     """
 
     name: str
@@ -52,12 +66,29 @@ class Attack:
     threat_model: str
     paper: str
     labels_only: bool = False
+    extras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
         """Options and their defaults."""
+        of_signals = {name: default for options in self.extras.values() for name, default in options.items()}
+        return {**of_signals, **self._of_function}
+
+    @property
+    def _of_function(self) -> dict[str, Any]:
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "link"}
+
+    def extra_keys(self, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """Keys of the extra signals that it takes with these options, in order.
+
+        Raises: ConfigError: an option of a signal is not valid.
+        """
+        given = options or {}
+        return tuple(
+            extra_key(kind, {name: given.get(name, default) for name, default in defaults.items()})
+            for kind, defaults in self.extras.items()
+        )
 
     def __call__(self, signals: Signals, **options: Any) -> Scores:
         """`run_attack` without the options in use."""
@@ -144,27 +175,133 @@ ATTACKS: dict[str, Attack] = {
             _YEOM,
             labels_only=True,
         ),
+        Attack(
+            "base_ratio",
+            "Base-model ratio",
+            base_ratio,
+            ("target",),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline: the public model before fine-tuning is the one "
+            "reference; nothing is trained.",
+            "Mireshghallah et al. (2022), https://arxiv.org/abs/2205.12506",
+            extras={"base": {}},
+        ),
+        Attack(
+            "min_k_plus",
+            "Min-K%++",
+            min_k_plus,
+            (),
+            _TOKENS,
+            "Grey box: the whole next-token distribution at each place; no reference models.",
+            "Zhang et al. (2025), https://arxiv.org/abs/2404.02936",
+            extras={"min_k_plus": {"k": 0.2}},
+        ),
+        Attack(
+            "min_k",
+            "Min-K%",
+            min_k,
+            (),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline; no reference models.",
+            "Shi et al. (2024), https://arxiv.org/abs/2310.16789",
+            extras={"min_k": {"k": 0.2}},
+        ),
+        Attack(
+            "zlib",
+            "zlib ratio",
+            zlib_ratio,
+            ("target",),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline; a compressor stands in for a reference model.",
+            _CARLINI,
+            extras={"zlib": {}},
+        ),
+        Attack(
+            "lowercase",
+            "Lower-case ratio",
+            lowercase_ratio,
+            ("target",),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline: a second query with the text in lower case; no "
+            "reference models.",
+            _CARLINI,
+            extras={"lowercase": {}},
+        ),
+        Attack(
+            "neighbourhood",
+            "Neighbourhood",
+            neighbourhood,
+            ("target",),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline: a public masked language model writes neighbours of "
+            "each text; many queries a record, no reference models.",
+            "Mattern et al. (2023), https://arxiv.org/abs/2305.18462",
+            extras={"neighbours": {"n": 25, "replaced": 1, "seed": 0}},
+        ),
+        Attack(
+            "recall",
+            "ReCaLL",
+            recall,
+            ("target",),
+            _TOKENS,
+            "Black box with log-probabilities of tokens, offline: a few texts known to be no members serve as prefix; "
+            "no reference models.",
+            "Xie et al. (2024), https://arxiv.org/abs/2406.15968",
+            extras={"recall": {}},
+        ),
     )
 }
 
 
-def default_attacks(has_references: bool, link: Link) -> tuple[str, ...]:
+def default_attacks(
+    has_references: bool, link: Link, *, language: bool = False, has_base: bool = False
+) -> tuple[str, ...]:
     """The attacks of an audit that names none, the strongest first.
+
+    Args:
+      language: the model is a causal language model; link "log" alone may as well be a regressor.
+      has_base: the language model before fine-tuning is at hand.
 
     >>> default_attacks(True, "logit")
     ('rmia', 'rmia_offline', 'lira', 'population')
     >>> default_attacks(False, "logit"), default_attacks(True, "label")
     (('population', 'loss'), ('gap',))
+    >>> default_attacks(False, "log", language=True, has_base=True)
+    ('base_ratio', 'min_k_plus', 'zlib', 'loss')
     """
+    if language and link == "log":
+        base = ("base_ratio",) * has_base
+        if has_references:
+            return ("rmia", "rmia_offline", "lira", *base, "min_k_plus", "loss")
+        return (*base, "min_k_plus", "zlib", "loss")
     if link == "label":
         return ("gap",)
     return ("rmia", "rmia_offline", "lira", "population") if has_references else ("population", "loss")
 
 
-def available(name: str, signals: Signals) -> str:
+def extra_signals(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:
+    """Keys of all extra signals that these attacks need, to be computed for the audited model; each once, in order.
+
+    Args:
+      names: keys of `ATTACKS`.
+      options: the options of each attack by its name.
+
+    Raises: ConfigError: no attack has that name, or an option is not valid.
+
+    >>> extra_signals(["rmia", "min_k_plus", "min_k", "base_ratio"], {"min_k": {"k": 0.1}})
+    ('min_k_plus:k=0.2', 'min_k:k=0.1', 'base')
+    """
+    given = options or {}
+    return tuple(dict.fromkeys(key for name in names for key in _attack(name).extra_keys(given.get(name))))
+
+
+def available(name: str, signals: Signals, options: Mapping[str, Any] | None = None) -> str:
     """Why an attack cannot run on these signals, in a sentence with the remedy; "" if it can.
 
-    Raises: ConfigError: no attack has that name.
+    Args:
+      options: of the attack; they decide which extra signals it needs.
+
+    Raises: ConfigError: no attack has that name, or an option of an extra signal is not valid.
 
     Example:
       >>> import numpy as np
@@ -180,6 +317,11 @@ def available(name: str, signals: Signals) -> str:
     if signals.link not in links:
         if attack.labels_only:
             return f"Attack {name} works on predicted labels only; this model gives more, use the other attacks."
+        if attack.extras:
+            return (
+                f'Attack {name} needs the log-probabilities of tokens (link log), this model gives "{signals.link}": '
+                "it is for causal language models."
+            )
         return f'Attack {name} needs confidences (link {" or ".join(links)}), this model gives "{signals.link}" only.'
     if "reference" in attack.needs:
         reason = missing_references(signals.member, need_in="in" in attack.needs, need_out="out" in attack.needs)
@@ -187,11 +329,16 @@ def available(name: str, signals: Signals) -> str:
             return reason
     if "population" in attack.needs and not signals.population.shape[0]:
         return f"Attack {name} needs population records, there are none. Pass population=..., or a larger holdout."
+    for kind, key in zip(attack.extras, attack.extra_keys(options)):
+        if key not in signals.extra:
+            return f'Attack {name} needs the signal "{key}" ({EXTRAS[kind].meaning}). {EXTRAS[kind].remedy}'
     return ""
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raises `ConfigError` with every option that an attack does not have, and the nearest one it has.
+
+    The options of its extra signals are checked too, because they are needed before anything is computed.
 
     Example:
       >>> check_options("rmia", {"gamma": 2.0})
@@ -205,6 +352,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
                 for key in unknown
             )
         )
+    _attack(name).extra_keys(options)
 
 
 def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dict[str, Any]]:
@@ -232,16 +380,18 @@ def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dic
     attack = _attack(name)
     defaults = attack.options
     check_options(name, options)
-    reason = available(name, signals)
+    reason = available(name, signals, options)
     if reason:
         raise DesignError(f"Attack {name} cannot run: {reason}")
     used = {**defaults, **options}
     if attack.function is rmia_offline:
         used |= _offline_a(signals, options, used["a"])
-    keywords = {key: value for key, value in used.items() if key in defaults and value is not None}
+    keywords = {key: value for key, value in used.items() if key in attack._of_function and value is not None}
     if "link" in inspect.signature(attack.function).parameters:
         keywords["link"] = signals.link
-    scores = attack.function(*(getattr(signals, field) for field in attack.inputs), **keywords)
+    arrays = [getattr(signals, field) for field in attack.inputs]
+    arrays += [signals.extra[key] for key in attack.extra_keys(used)]
+    scores = attack.function(*arrays, **keywords)
     tie = None if scores.tie is None else to_numpy(scores.tie)
     return Scores(to_numpy(scores.value), tie), used
 

@@ -15,7 +15,7 @@ from mlflow_privacy.config import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.evaluators.hook import EVALUATOR
 from mlflow_privacy.store.quiet import no_artifact_bars
-from mlflow_privacy.types import AuditTarget
+from mlflow_privacy.types import AuditResult, AuditTarget
 
 if TYPE_CHECKING:
     from mlflow_privacy.evaluators.dataset import LineageDataset
@@ -41,6 +41,10 @@ class Request:
         return self.dataset.target
 
 
+# Called with each `AuditResult` in this process: what MLflow returns of an evaluation holds no arrays.
+LISTENER: contextvars.ContextVar[Callable[[AuditResult], object] | None] = contextvars.ContextVar(
+    "mlflow_privacy_listener", default=None
+)
 REQUEST: contextvars.ContextVar[Request | None] = contextvars.ContextVar("mlflow_privacy_request", default=None)
 
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.models.evaluation.base import EvaluationResult
 
 from mlflow_privacy.audit import audit
-from mlflow_privacy.evaluators.call import Request
+from mlflow_privacy.evaluators.call import LISTENER, Request
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
 
@@ -55,4 +55,6 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
         dataset=request.dataset,
         write_back=request.options.write_back,
     )
+    if (listener := LISTENER.get()) is not None:
+        listener(result)
     return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)

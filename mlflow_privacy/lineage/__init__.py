@@ -1,6 +1,7 @@
 """From a model URI to members, non-members, population and recipe. One of the rooms that read MLflow.
 
 model.py      URI → AuditedModel
+text_model.py a pyfunc model → the language model inside
 tables.py     data in memory, in any form → Table (features and labels, or one frame)
 files.py      data files of safe formats
 sources.py    an MLflow dataset → Table, verified against its digest (readings.py)

@@ -1,6 +1,7 @@
 """Data files of safe formats: read, recast, written. Nothing is ever unpickled.
 
-CSV/TSV (also compressed), Parquet (file or folder), NPZ, NPY, Arrow/Feather, Hugging Face `save_to_disk`.
+CSV/TSV and JSON lines (also compressed), Parquet (file or folder), NPZ, NPY, Arrow/Feather, Hugging Face
+`save_to_disk`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _PICKLED = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin", ".dill
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zip", ".zst", ".gzip"}
 _KINDS = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".data": "csv",
+    ".jsonl": "json", ".ndjson": "json", ".json": "json",
     ".parquet": "parquet", ".pq": "parquet",
     ".npz": "npz", ".npy": "npy",
     ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
@@ -51,6 +53,8 @@ def read_path(path: str | Path, columns: Mapping[str, str] | None = None) -> Any
     kind = file_kind(path)
     if kind == "csv":
         return _read_csv(path, columns)
+    if kind == "json":
+        return _read_json(path)
     if kind == "parquet":
         import pandas as pd
 
@@ -61,7 +65,7 @@ def read_path(path: str | Path, columns: Mapping[str, str] | None = None) -> Any
 
 
 def file_kind(path: Path) -> str:
-    """ "csv" | "parquet" | "npz" | "npy" | "arrow", from the name, else from the first bytes.
+    """ "csv" | "json" | "parquet" | "npz" | "npy" | "arrow", from the name, else from the first bytes.
 
     Raises:
       UnsafeError: the name or the first bytes are a pickle's.
@@ -90,8 +94,8 @@ def file_kind(path: Path) -> str:
     if not suffix and head and b"\0" not in head and any(sep.encode() in head for sep in _SEPARATORS):
         return "csv"
     raise LineageError(
-        f"the format of {path.name} is not known; data is read from CSV, Parquet, NPZ, NPY, Arrow or a folder of "
-        "Hugging Face save_to_disk"
+        f"the format of {path.name} is not known; data is read from CSV, JSON lines, Parquet, NPZ, NPY, Arrow or a "
+        "folder of Hugging Face save_to_disk"
     )
 
 
@@ -107,13 +111,36 @@ def _read_folder(path: Path, columns: Mapping[str, str] | None) -> Any:
     kinds = {file_kind(p) for p in parts}
     if kinds == {"parquet"}:
         return pd.read_parquet(path)
+    if kinds == {"json"}:
+        return pd.concat([_read_json(p) for p in parts], ignore_index=True)
     if kinds == {"csv"}:
         return pd.concat([_read_csv(p, columns) for p in parts], ignore_index=True)
     if len(parts) == 1:
         return read_path(parts[0], columns)
     raise LineageError(
-        f"the folder {path.name} holds {len(parts)} files, neither all Parquet nor all CSV nor of save_to_disk"
+        f"the folder {path.name} holds {len(parts)} files, neither all Parquet nor all CSV nor all JSON lines nor of "
+        "save_to_disk"
     )
+
+
+def _read_json(path: Path) -> Any:
+    """Records of a JSON file, one a line or in one list; strings stay strings, whatever they look like."""
+    import pandas as pd
+
+    compression: Any = "gzip" if path.suffix.lower() == ".gzip" else "infer"
+    with _open_text(path) as file:
+        start = file.read(64).lstrip()[:1]
+    frame = pd.read_json(
+        path,
+        orient="records",
+        lines=start == "{",
+        dtype=False,
+        convert_dates=False,
+        convert_axes=False,
+        precise_float=True,
+        compression=compression,
+    )
+    return frame
 
 
 def _read_csv(path: Path, columns: Mapping[str, str] | None) -> Any:

@@ -24,7 +24,8 @@ from mlflow_privacy.lineage.manifest import (
     read_manifest,
     write_manifest,
 )
-from mlflow_privacy.lineage.recipe import plain_recipe
+from mlflow_privacy.lineage.recipe import named_base, plain_recipe
+from mlflow_privacy.lineage.records import named_texts
 from mlflow_privacy.lineage.sources import read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -42,6 +43,8 @@ def log_lineage(
     population: Any = None,
     recipe: Mapping[str, Any] | None = None,
     targets: str | None = None,
+    text: str | None = None,
+    prompt: str | None = None,
     mask: Any = None,
     row_indices: Any = None,
     store: Literal["copy", "reference"] = "copy",
@@ -60,8 +63,13 @@ def log_lineage(
         pairs, a Hugging Face dataset, an MLflow dataset, or a path or URI of a data file.
       holdout: records of the same distribution that it does not train on.
       population: more such records, which no model trains on.
-      recipe: how it is trained, in plain values: {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 20, …}.
+      recipe: how it is trained, in plain values: {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 20, …}. For a
+        language model "base" is the checkpoint that it starts from: a hub name, a folder, or the live model, of which
+        name and SHA-256 are kept.
       targets: the label column of frames.
+      text: the column that a language model reads, of frames, Hugging Face datasets and files; a list of strings gets
+        this name. Such data needs no labels, but for a classifier.
+      prompt: the column that stands before the text and is not learned.
       mask: (n,) bool over the rows of `train`: True where the model trains on the row; the others are non-members.
         Without `train` it is about the one training dataset that `mlflow.log_input` recorded on the run.
       row_indices: instead of a mask, the indices of the rows the model trains on, or {"train": …, "holdout": …,
@@ -88,7 +96,7 @@ def log_lineage(
     }
     if not given and recipe is None and mask is None and row_indices is None:
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
-    plain = None if recipe is None else plain_recipe(recipe)
+    plain = None if recipe is None else plain_recipe(named_base(recipe))
     run_id = _training_run(client, run_id, model_id)
     folder = manifest_folder(model_id)
     earlier = read_manifest(client, run_id, folder) or Manifest()
@@ -96,12 +104,18 @@ def log_lineage(
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         for role, data in given.items():
             rows = {"mask": mask, "row_indices": row_indices} if role == "train" else {}
-            entries[role] = _log_data(client, run_id, folder, Path(local), role, data, targets, store, **rows)
+            columns = {"targets": targets, "text": text, "prompt": prompt}
+            entries[role] = _log_data(client, run_id, folder, Path(local), role, data, columns, store, **rows)
         if "train" not in given and (mask is not None or row_indices is not None):
             rows_of = membership_rows(mask, row_indices, None)
             n = None if mask is None else len(np.asarray(mask))
             entries[SPLIT] = Entry(
-                SPLIT, n=n, targets=targets, rows=_log_rows(client, run_id, folder, local, SPLIT, rows_of)
+                SPLIT,
+                n=n,
+                targets=targets,
+                text=text,
+                prompt=prompt,
+                rows=_log_rows(client, run_id, folder, local, SPLIT, rows_of),
             )
         elif "train" in given:
             entries.pop(SPLIT, None)
@@ -186,14 +200,17 @@ def _log_data(
     local: Path,
     role: str,
     data: Any,
-    targets: str | None,
+    columns: Mapping[str, str | None],
     store: str,
     *,
     mask: Any = None,
     row_indices: Any = None,
 ) -> Entry:
     """Logs one data set and returns its entry."""
+    targets, text, prompt = columns["targets"], columns["text"], columns["prompt"]
     uri, source = None, None
+    if text is not None:
+        data = named_texts(data, text)
     if isinstance(data, (str, Path)):
         uri = _absolute(str(data))
         table = as_table(read_uri(uri), targets=targets, what=role)
@@ -207,8 +224,19 @@ def _log_data(
         raise LineageError(
             f"{role} has no target column {targets!r}; its columns are {', '.join(map(str, table.x.columns))}."
         )
+    stray = [name for name in (text, prompt) if name is not None and not (table.is_frame and name in table.x.columns)]
+    if stray:
+        shown = ", ".join(map(str, table.x.columns)) if table.is_frame else "none: it is an array"
+        raise LineageError(f"{role} has no column {' and no column '.join(map(repr, stray))}; its columns are {shown}.")
     rows = membership_rows(mask, row_indices, len(table))
-    entry = Entry(role, n=len(table), targets=table.targets or targets, uri=uri if store == "reference" else None)
+    entry = Entry(
+        role,
+        n=len(table),
+        targets=table.targets or targets,
+        text=text,
+        prompt=prompt,
+        uri=uri if store == "reference" else None,
+    )
     if store == "copy":
         path = write_table(table, local, role)
         stored = as_table(read_path(path), targets=entry.targets)  # the digest is of what will be read

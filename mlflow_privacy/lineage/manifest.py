@@ -32,6 +32,7 @@ class Entry:
       uri: where the data lies, if it was not copied.
       rows: file beside the manifest with the row indices per role, if not the whole data set belongs to `role`.
       targets: label column.
+      text, prompt: columns that a language model reads.
       name: of the MLflow dataset input that was logged with it.
       folder: artifact path of the manifest, and so of its files.
     """
@@ -43,6 +44,8 @@ class Entry:
     uri: str | None = None
     rows: str | None = None
     targets: str | None = None
+    text: str | None = None
+    prompt: str | None = None
     name: str | None = None
     folder: str = FOLDER
 

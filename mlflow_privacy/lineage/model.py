@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.lineage.text_model import text_model
 from mlflow_privacy.types import AuditedModel
 
 if TYPE_CHECKING:
@@ -46,10 +47,12 @@ def resolve_model(
       client: where registry and tracking server are; the current ones if None.
 
     Returns:
-      The model; `native` is the scikit-learn-like estimator or torch module, else the pyfunc model.
+      The model; `native` is the scikit-learn-like estimator, torch module or `text.LanguageModel`, else the pyfunc
+      model.
 
     Raises:
       ConfigError: `model` is neither a URI nor a pyfunc model.
+      LineageError: a transformers model of a kind that has no signal.
       mlflow.exceptions.MlflowException: there is no such model.
     """
     return load_model(model, loaded=loaded, client=client).model
@@ -98,11 +101,15 @@ def load_model(model: Any, *, loaded: Any = None, client: Any = None) -> LoadedM
 
 
 def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
-    """The flavor and its own object: an estimator or a torch module, else the pyfunc model itself.
+    """The flavor and its own object: an estimator, a torch module or a language model, else the pyfunc model itself.
 
-    A registered `PythonModel` stays a pyfunc model: only its `predict` is under audit.
+    A registered `PythonModel` stays a pyfunc model: only its `predict` is under audit. One that holds a language model
+    is audited as that, since texts that it writes say little.
     """
     flavors = loaded.metadata.flavors
+    language_model = text_model(loaded)
+    if language_model is not None:
+        return "transformers", language_model
     for flavor in ("sklearn", "xgboost", "lightgbm", "pytorch"):
         if flavor not in flavors:
             continue
@@ -115,7 +122,7 @@ def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
         if flavor != "pytorch" and hasattr(raw, "get_params") and hasattr(raw, "fit"):
             return flavor, raw
         break
-    return ("transformers" if "transformers" in flavors else "pyfunc"), loaded
+    return "pyfunc", loaded
 
 
 def _named_version(uri: str, client: Any) -> Any:

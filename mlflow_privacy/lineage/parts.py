@@ -58,6 +58,8 @@ class Part:
     status: str
     index: np.ndarray | None = None
     targets: str | None = None
+    text: str | None = None
+    prompt: str | None = None
     note: str = ""
 
 
@@ -171,7 +173,8 @@ def _given_parts(
     if isinstance(data, (str, Path)):
         source, data = str(data), read_uri(data)
     table = as_table(data, targets=options.targets, what=f"the {role} data")
-    part = Part(role, table, role, role, source, None, "given", targets=options.targets)
+    text, prompt = (None, None) if entry is None else (entry.text, entry.prompt)
+    part = Part(role, table, role, role, source, None, "given", targets=options.targets, text=text, prompt=prompt)
     if entry is None or entry.sha256 is None:
         return [part]
     if table_digest(table) != entry.sha256:
@@ -232,6 +235,7 @@ def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) 
 
 def _rows_of(part: Part, entry: Entry, client: Any, run_id: str | None) -> list[Part]:
     """The part itself, or one part per role that its logged row indices name."""
+    part = dataclasses.replace(part, text=entry.text, prompt=entry.prompt)
     if entry.rows is None:
         return [part]
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.errors import LineageError, RecipeError, UnsafeError
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import Recipe, Records, Task
 
 
@@ -52,21 +54,43 @@ def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def named_base(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A language model's recipe with its base by name: of a live base name and SHA-256, of a folder the full path."""
+    base = recipe.get("base") if isinstance(recipe, Mapping) else None
+    live: Any = base.model if isinstance(base, LanguageModel) else base
+    if hasattr(live, "state_dict") and hasattr(live, "config"):
+        from mlflow_privacy.trainers.text_base import state_digest
+
+        name = str(getattr(live.config, "_name_or_path", "") or "")
+        recipe = {**recipe, "base": _full_path(name) if name else None, "base_digest": state_digest(live)}
+        return {key: value for key, value in recipe.items() if value is not None}
+    return {**recipe, "base": _full_path(base)} if isinstance(base, str) else recipe
+
+
+def _full_path(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
 def recipe_settings(
     native: Any, options: AuditOptions, logged: Mapping[str, Any] | None, params: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """Settings layered by who says them, and their source in words.
 
     A key that the caller gives wins over the manifest's, that over the run's parameters. Run parameters count for
-    PyTorch modules only: an estimator holds its own.
+    PyTorch modules and language models only: an estimator holds its own.
     """
     from mlflow_privacy.trainers import recipe_settings_from_params
     from mlflow_privacy.trainers.settings import ALIASES
 
+    from_params: Callable[[Mapping[str, str]], dict[str, Any]] = recipe_settings_from_params
     torch = sys.modules.get("torch")
     is_module = torch is not None and isinstance(native, torch.nn.Module)
+    if isinstance(native, LanguageModel):
+        from mlflow_privacy.trainers.text_settings import ALIASES, text_settings_from_params
+
+        is_module, from_params = True, text_settings_from_params
     layers = [
-        ("run parameters", recipe_settings_from_params(params) if is_module and options.train_fn is None else {}),
+        ("run parameters", from_params(params) if is_module and options.train_fn is None else {}),
         ("log_lineage", logged or {}),
         ("evaluator_config", options.recipe or {}),
     ]

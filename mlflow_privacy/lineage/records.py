@@ -9,11 +9,92 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.tables import Table
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import Records, Task
 
 _REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson")
 _CLASSIFICATION_LOSSES = ("crossentropy", "ce", "bce", "nll", "hinge", "logloss")
 _MANY_LABELS = 20
+
+
+def named_texts(data: Any, text: str) -> Any:
+    """A list or array of strings as a frame with one column; anything else as it is.
+
+    >>> named_texts(["one", "two"], "text").columns.tolist()
+    ['text']
+    """
+    values = data.tolist() if isinstance(data, np.ndarray) and data.ndim == 1 else data
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
+        import pandas as pd
+
+        return pd.DataFrame({text: pd.Series(list(values), dtype=object)})
+    return data
+
+
+def text_records(
+    table: Table,
+    prefix: str,
+    *,
+    index: np.ndarray | None = None,
+    targets: str | None = None,
+    text: str | None = None,
+    prompt: str | None = None,
+    labelled: bool = False,
+) -> Records:
+    """Records of a language model: a frame of prompt and text, and class labels where the model has classes.
+
+    Args:
+      table: n rows.
+      prefix, index, targets: as in `to_records`.
+      text: the column of texts; else "text", else the only column of strings.
+      prompt: the column before it, if there is one.
+      labelled: whether the model is a classifier; else the labels are zeros.
+
+    Raises:
+      LineageError: there is no such column, a text is missing, or which column holds texts or labels is not known.
+
+    >>> import pandas as pd
+    >>> text_records(Table(pd.DataFrame({"text": ["a", "b"]})), "train").y.tolist()
+    [0, 0]
+    """
+    if not table.is_frame:
+        raise LineageError("it is an array, but a language model reads texts: log a frame with a text column")
+    frame = table.x if index is None else table.x.iloc[index]
+    targets = table.targets if targets is None else targets
+    names = {str(name): name for name in frame.columns}
+    if text is None:
+        strings = [
+            name
+            for name, column in names.items()
+            if name not in (targets, prompt) and all(isinstance(value, str) for value in frame[column])
+        ]
+        text = "text" if "text" in names else strings[0] if len(strings) == 1 else None
+        if text is None:
+            raise LineageError(
+                f"which of its columns holds the texts is not recorded ({_some(names)}); name it: "
+                'log_lineage(text=...), or evaluator_config={"privacy_meter": {"recipe": {"text": ..., ...}}}'
+            )
+    wanted = [name for name in (prompt, text) if name is not None]
+    missing = [name for name in [*wanted, *([targets] if labelled and targets else [])] if name not in names]
+    if missing:
+        raise LineageError(f"it has no column {_some(missing)}; its columns are {_some(names)}")
+    if labelled and targets is None:
+        rest = [name for name in names if name not in wanted]
+        if len(rest) != 1:
+            raise LineageError(
+                f"which of its columns holds the labels is not recorded ({_some(names)}); name it: "
+                'log_lineage(targets=...), or evaluator_config={"privacy_meter": {"targets": ...}}'
+            )
+        targets = rest[0]
+    x = frame[[names[name] for name in wanted]].astype(object).reset_index(drop=True)
+    x.columns = wanted
+    for name in wanted:
+        strange = sum(not isinstance(value, str) for value in x[name])
+        if strange:
+            raise LineageError(f"{strange} of its {len(x)} records have no string in {name!r}: leave them out")
+    y = plain_labels(frame[names[str(targets)]].to_numpy()) if labelled else np.zeros(len(x), np.int64)
+    row_ids = range(len(x)) if index is None else np.asarray(index).tolist()
+    return Records(x, y, np.array([f"{prefix}:{i}" for i in row_ids], dtype=str))
 
 
 def to_records(
@@ -211,6 +292,8 @@ def infer_task(native: Any, y: np.ndarray, loss: str | None = None) -> Task:
     >>> infer_task(None, np.array([0.0, 1.0]), "mse")
     'regression'
     """
+    if isinstance(native, LanguageModel):
+        return "language" if native.objective == "causal_lm" else "classification"
     kind = getattr(native, "_estimator_type", None) or _sklearn_type(native)
     if kind in ("classifier", "regressor"):
         return "classification" if kind == "classifier" else "regression"

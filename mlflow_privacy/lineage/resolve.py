@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.recipe import recipe_settings, resolve_recipe
-from mlflow_privacy.lineage.records import for_model, infer_task, same_form, to_records
+from mlflow_privacy.lineage.records import for_model, infer_task, same_form, text_records, to_records
+from mlflow_privacy.lineage.text_model import with_settings
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, DataSource, Records
 
 if TYPE_CHECKING:
@@ -70,7 +73,9 @@ def resolve_target(
             problems.fatal = True
     inputs = dataset_inputs(client, run, audited.model_id)
     parts = gather(options, manifest, inputs, client, audited.run_id, problems)
-    records = _records(parts, options, found, problems)
+    params = {} if run is None else dict(run.data.params)
+    settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
+    records = _records(parts, options, found, problems, (settings.get("text"), settings.get("prompt")))
     if not records["train"] or not records["holdout"] or problems.fatal or any(r == "train" for r, _ in problems.lines):
         raise _lineage_error(label, run, audited.run_id, inputs, records, problems)
     notes.extend(f"Left out: {text}." for _, text in problems.lines)
@@ -88,8 +93,10 @@ def resolve_target(
             f"{n_duplicates} of {len(non_members)} held-out records are exact copies of training records and were left "
             "out: check how the data was split."
         )
-    native, params = audited.native, {} if run is None else dict(run.data.params)
-    settings, _ = recipe_settings(native, options, manifest.recipe, params)
+    native = audited.native
+    if isinstance(native, LanguageModel):
+        native = with_settings(native, settings, pool)
+        audited = dataclasses.replace(audited, native=native)
     loss = settings.get("loss")
     task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
     pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
@@ -113,16 +120,20 @@ def resolve_target(
 
 
 def _records(
-    parts: Sequence[Part], options: AuditOptions, found: LoadedModel, problems: Problems
+    parts: Sequence[Part],
+    options: AuditOptions,
+    found: LoadedModel,
+    problems: Problems,
+    columns: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, list[Records]]:
-    """Records per role, in the form the model takes."""
+    """Records per role, in the form the model takes; `columns` are text and prompt that a recipe names."""
     model, out = found.model, {role: [] for role in ROLES}  # type: ignore[var-annotated]
     inputs: Sequence[str] | None = found.inputs
     if inputs is None and getattr(model.native, "feature_names_in_", None) is not None:
         inputs = [str(name) for name in model.native.feature_names_in_]
     for part in parts:
         try:
-            records = to_records(part.table, part.prefix, index=part.index, targets=part.targets, inputs=inputs)
+            records = _part_records(part, model.native, inputs, columns)
             if not len(records):
                 raise LineageError("it has no records")
         except LineageError as error:
@@ -130,6 +141,22 @@ def _records(
             continue
         out[part.role].append(for_model(records, model.native, model.flavor, inputs))
     return out
+
+
+def _part_records(
+    part: Part, native: Any, inputs: Sequence[str] | None, columns: tuple[str | None, str | None]
+) -> Records:
+    if not isinstance(native, LanguageModel):
+        return to_records(part.table, part.prefix, index=part.index, targets=part.targets, inputs=inputs)
+    return text_records(
+        part.table,
+        part.prefix,
+        index=part.index,
+        targets=part.targets,
+        text=columns[0] or part.text,
+        prompt=columns[1] or part.prompt,
+        labelled=native.objective == "sequence_classification",
+    )
 
 
 def _joined(parts: Sequence[Records], what: str) -> Records:

@@ -91,7 +91,7 @@ def compare_auc(ranks_a: np.ndarray, ranks_b: np.ndarray, member: np.ndarray, co
       True
     """
     member = np.asarray(member, bool)
-    (value_a, in_a, out_a), (value_b, in_b, out_b) = (_placements(r, member) for r in (ranks_a, ranks_b))
+    (value_a, in_a, out_a), (value_b, in_b, out_b) = (placements(r, member) for r in (ranks_a, ranks_b))
     difference = value_a - value_b
     variance = _mean_variance(in_a - in_b) + _mean_variance(out_a - out_b)
     half = normal_quantile(confidence) * math.sqrt(variance)
@@ -115,7 +115,7 @@ def delong(t: Tally) -> tuple[float, tuple[float, float]]:
     return min(max(value, 0.0), 1.0), (float(from_members), float(from_nonmembers))
 
 
-def _placements(ranks: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def placements(ranks: np.ndarray, member: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """AUC, and per record the share of the other class that it is rightly ordered with."""
     t = tally(ranks, member)
     index = np.searchsorted(t.values, ranks)

@@ -139,7 +139,8 @@ def _limits(result: AuditResult) -> list[str]:
         line = f"Mean {what} on members / non-members: target " + " / ".join(f"{target[k]:.3f}" for k in keys)
         if all(key in reference for key in keys):
             means = " / ".join(f"{reference[k]:.3f} ± {spread.get(k, float('nan')):.3f}" for k in keys)
-            line += f", {result.references.get('n', 0)} reference models {means}"
+            count, imported = result.references.get("n", 0), result.references.get("n_imported")
+            line += f", {count} reference models{f' ({imported} imported)' if imported else ''} {means}"
         lines.append(f"{line}.")
     if not reference:
         lines.append("No reference models: this is the weaker audit.")

@@ -108,6 +108,17 @@ def headline_fpr(attack: AttackResult) -> tuple[float, Estimate] | None:
     return None
 
 
+def metric_title(key: str) -> str:
+    """A metric's name for people.
+
+    >>> metric_title("auc"), metric_title("tpr_at_fpr_0.001"), metric_title("balanced_accuracy")
+    ('AUC', 'TPR at 0.1% FPR', 'balanced accuracy')
+    """
+    if key.startswith("tpr_at_fpr_"):
+        return f"TPR at {100 * float(key.removeprefix('tpr_at_fpr_')):.10g}% FPR"
+    return "AUC" if key == "auc" else key.replace("_", " ")
+
+
 def blind_differs(result: AuditResult) -> bool:
     """Whether a classifier that never saw the model tells members from non-members."""
     return result.blind is not None and (result.blind.low > 0.5 or result.blind.high < 0.5)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.regression import residual_scale
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import ModelOutputs, Records, Task
+
+if TYPE_CHECKING:
+    from mlflow_privacy.signals.language_outputs import LanguageAids
 
 __all__ = ["model_outputs", "residual_scale"]
 
@@ -23,21 +28,25 @@ def model_outputs(
     device: str = "auto",
     batch_size: int = 1024,
     scale: float | None = None,
+    extras: Sequence[str] = (),
+    aids: LanguageAids | None = None,
 ) -> ModelOutputs:
     """What a model says about each record.
 
     Classifiers: φ = log p_y - log(1 - p_y), from logits where there are any; correctness for models that give only
-    labels. Regressors: the Gaussian log-likelihood.
+    labels. Regressors: the Gaussian log-likelihood. Causal language models: the mean log-probability of tokens.
 
     Args:
-      model: a PyTorch module, an estimator with scikit-learn's API, an MLflow pyfunc model, or anything else with
-        `predict`.
+      model: a PyTorch module, an estimator with scikit-learn's API, a `text.LanguageModel`, an MLflow pyfunc model, or
+        anything else with `predict`.
       records: n records.
       task: "classification" or "regression".
       classes: sorted labels of the whole pool; those of `records` if None.
       device: for PyTorch modules: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
       batch_size: of inference; halved when the device runs out of memory. It does not change the result.
       scale: σ of a regressor, from `residual_scale` of its outputs on the pool; None takes it from `records`.
+      extras: keys of further signals of a causal language model, from `attacks.extra_signals`.
+      aids: what some of them need: base model, masked model, prefix.
 
     Returns:
       (n,) signals, correctness and losses.
@@ -56,6 +65,15 @@ def model_outputs(
         raise SignalError("There are no records to compute signals of.")
     if batch_size < 1:
         raise SignalError(f"batch_size must be at least 1, got {batch_size}.")
+    if isinstance(model, LanguageModel):
+        from mlflow_privacy.signals.language_outputs import classifier_outputs, language_outputs
+
+        if model.objective == "causal_lm":
+            return language_outputs(model, records, device=device, batch_size=batch_size, extras=extras, aids=aids)
+    if extras:
+        raise SignalError(f"Only a causal language model gives {', '.join(extras)}, not a {type(model).__qualname__}.")
+    if isinstance(model, LanguageModel):
+        return classifier_outputs(model, records, classes=classes, device=device, batch_size=batch_size)
     model = _native(model)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):

@@ -14,10 +14,11 @@ class ReferenceKey:
     """What a reference run is found by.
 
     Attributes:
-      fingerprint: SHA-256 of (recipe, pool digest, seed, fraction); the same for all references of one design.
-      index: which split of the design.
+      fingerprint: SHA-256 of (recipe, pool digest, seed, fraction), the same for all references of one design; or of
+        an imported model, see `imported_fingerprint`.
+      index: which split of the design; of an imported model, its number where it came from.
       members_digest: SHA-256 of the membership row.
-      train_seed: seed of initialisation and minibatch order.
+      train_seed: seed of initialisation and minibatch order; of an imported model, 31 bits of its weights' digest.
     """
 
     fingerprint: str
@@ -41,3 +42,12 @@ class StoredReference:
 def members_digest(members: np.ndarray) -> str:
     """SHA-256 of a membership row (n,) bool."""
     return array_digest(np.packbits(members))
+
+
+def imported_fingerprint(recipe_digest: str, pool_digest: str) -> str:
+    """Under which models that were trained elsewhere are found: their splits follow no design, so no seed is in it.
+
+    >>> imported_fingerprint("aa", "bb") == imported_fingerprint("aa", "cc")
+    False
+    """
+    return digest({"recipe": recipe_digest, "pool": pool_digest, "imported": True})

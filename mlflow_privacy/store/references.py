@@ -28,13 +28,14 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import StoreError
-from mlflow_privacy.store.keys import ReferenceKey, StoredReference
+from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
 from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000
 _RETIRED = "privacy.replaced"
+_EXTRA = "extra/"  # before the key of an extra signal, in the file of a model's outputs
 
 
 def process_tag() -> str:
@@ -92,6 +93,7 @@ def write_outputs(outputs: ModelOutputs, data_digest: str, path: Path) -> None:
     }
     if outputs.correct is not None:
         arrays["correct"] = outputs.correct
+    arrays |= {f"{_EXTRA}{key}": values for key, values in outputs.extra.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
 
@@ -107,7 +109,8 @@ def read_outputs(path: Path, data_digest: str) -> ModelOutputs:
             if str(file["data"]) != data_digest:
                 raise StoreError(f"{path.name} holds the signals of data {file['data']}, not of {data_digest}.")
             correct = file["correct"] if "correct" in file.files else None
-            return ModelOutputs(file["signal"], correct, file["loss"], str(file["link"]))  # type: ignore[arg-type]
+            extra = {name.removeprefix(_EXTRA): file[name] for name in file.files if name.startswith(_EXTRA)}
+            return ModelOutputs(file["signal"], correct, file["loss"], str(file["link"]), extra)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(f"{path.name} is not a readable file of signals: {error}") from error
 
@@ -145,6 +148,20 @@ class ReferenceStore:
 
     def _find(self, fingerprint: str) -> dict[int, StoredReference]:
         found: dict[int, StoredReference] = {}
+        for reference in self._finished(fingerprint):
+            found.setdefault(reference.key.index, reference)
+        return found
+
+    def find_imported(self, fingerprint: str) -> tuple[StoredReference, ...]:
+        """Finished runs of imported references with this fingerprint in any experiment, each model once, in order."""
+        found: dict[str, StoredReference] = {}
+        for reference in self._call(self._finished, fingerprint):
+            found.setdefault(reference.key.digest, reference)
+        return tuple(found.values())
+
+    def _finished(self, fingerprint: str) -> list[StoredReference]:
+        """All finished runs with this fingerprint, the oldest first."""
+        found: list[StoredReference] = []
         experiments = []
         token = None
         while token != "":
@@ -164,7 +181,7 @@ class ReferenceStore:
             for run in runs:
                 reference = _from_tags(fingerprint, run.data.tags, run.info.run_id)
                 if reference is not None:
-                    found.setdefault(reference.key.index, reference)
+                    found.append(reference)
             token = runs.token or ""
         return found
 
@@ -178,6 +195,7 @@ class ReferenceStore:
         metrics: Mapping[str, float],
         recipe: Mapping[str, Any],
         started: float,
+        imported: str = "",
     ) -> StoredReference:
         """Stores one trained reference and finishes its run.
 
@@ -188,6 +206,7 @@ class ReferenceStore:
           metrics: train and held-out metrics.
           recipe: plain JSON values.
           started: seconds since the epoch.
+          imported: of a model that was trained elsewhere, where it came from, in words.
         """
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         weights = folder / "weights"
@@ -205,7 +224,7 @@ class ReferenceStore:
             "recipe": recipe,
         }
         (folder / "reference.json").write_text(json.dumps(record, indent=1, sort_keys=True))
-        return self._call(self._save, key, folder, record, dict(metrics), has_weights, started)
+        return self._call(self._save, key, folder, record, dict(metrics), has_weights, started, imported)
 
     def _save(
         self,
@@ -215,6 +234,7 @@ class ReferenceStore:
         metrics: dict[str, float],
         has_weights: bool,
         started: float,
+        imported: str,
     ) -> StoredReference:
         tags = {
             "mlflow.parentRunId": self._parent,
@@ -227,17 +247,19 @@ class ReferenceStore:
             "privacy.weights": str(has_weights).lower(),
             "privacy.version": __version__,
             "privacy.process": process_tag(),
+            **({"privacy.imported": imported[:500]} if imported else {}),
         }
         run = self._client.create_run(
             self._experiment_id,
             start_time=int(started * 1000),
             tags=tags,
-            run_name=f"reference {key.index:03d}",
+            run_name=f"{'imported ' if imported else ''}reference {key.index:03d}",
         )
         run_id = run.info.run_id
         self._client.log_artifacts(run_id, str(folder))
         now = int(time.time() * 1000)
-        values = {"train_seconds": round(time.time() - started, 4), **metrics}
+        seconds = {} if imported else {"train_seconds": round(time.time() - started, 4)}
+        values = {**seconds, **metrics}
         self._client.log_batch(
             run_id,
             metrics=[Metric(name, float(value), now, 0) for name, value in values.items()],
@@ -260,6 +282,22 @@ class ReferenceStore:
         """
         path = self._call(self._download, reference.run_id, _outputs_path(data_digest))
         return None if path is None else read_outputs(path, data_digest)
+
+    def members(self, reference: StoredReference) -> np.ndarray:
+        """(n,) bool: the reference's membership row, as it was stored.
+
+        Raises:
+          StoreError: it is missing, damaged, or not the one of the reference's key.
+        """
+        path = self._call(self._download, reference.run_id, "membership.npy")
+        try:
+            row = None if path is None else np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise StoreError(f"run {reference.run_id} has a damaged membership.npy: {error}") from error
+        fits = row is not None and row.dtype == bool and row.ndim == 1
+        if row is None or not fits or members_digest(row) != reference.key.members_digest:
+            raise StoreError(f"run {reference.run_id} has no membership.npy that fits its members_digest.")
+        return row
 
     def weights(self, reference: StoredReference) -> Path | None:
         """A folder with the reference's weights, None if it was stored without."""

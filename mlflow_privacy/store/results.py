@@ -126,6 +126,14 @@ def latest_audit(model_uri: str, client: MlflowClient | None = None) -> tuple[st
     return newest.info.run_id, _privacy_metrics(newest)
 
 
+def audited_model(model_uri: str, client: MlflowClient | None = None) -> AuditedModel:
+    """What a URI means in the registry at this moment: name, version and logged model, without loading anything.
+
+    Raises: StoreError: the model is not registered.
+    """
+    return _resolve(client or MlflowClient(), model_uri)[0]
+
+
 def _write_files(result: AuditResult, folder: Path) -> list[str]:
     """All artifacts into `folder`; their paths inside the run."""
     folder.mkdir()
@@ -191,6 +199,7 @@ def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
         "privacy.model_run_id": model.run_id,
         "privacy.pool_digest": result.pool_digest,
         "privacy.fingerprint": result.references.get("fingerprint"),
+        "privacy.n_imported": str(result.references.get("n_imported") or ""),
         _TIME_TAG: str(int(time.time() * 1000)),
         NOTE_TAG: replace_block(run.data.tags.get(NOTE_TAG), _blocks(result)),
     }

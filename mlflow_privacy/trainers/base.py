@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlflow_privacy.errors import RecipeError, UnsafeError
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import Recipe, Records, Task
 
 Progress = Callable[[int, int], None]
@@ -65,6 +66,8 @@ class Trainer(Protocol):
 _TRAINERS = {
     "sklearn": ("mlflow_privacy.trainers.sklearn", "SklearnTrainer"),
     "torch": ("mlflow_privacy.trainers.torch", "TorchTrainer"),
+    "fast_resnet": ("mlflow_privacy.trainers.fast_resnet", "FastResNetTrainer"),
+    "transformers": ("mlflow_privacy.trainers.transformers", "TransformersTrainer"),
     "callable": ("mlflow_privacy.trainers.callable", "CallableTrainer"),
 }
 
@@ -112,14 +115,15 @@ def make_recipe(
     """The recipe of a live model: everything needed to train another one like it.
 
     A `train_fn` always wins. Else a scikit-learn estimator (or one with its API, such as `XGBClassifier`) is cloned
-    and fitted, and a PyTorch module is re-initialised and trained with `settings`.
+    and fitted, a PyTorch module is re-initialised and trained with `settings`, and a `LanguageModel` is fine-tuned from
+    its base checkpoint.
 
     Args:
       model: the target: an estimator, a pipeline, a module; may be None with `train_fn`.
       settings: hyper-parameters; for modules see `mlflow_privacy.trainers.settings`, for estimators parameters to
         change, for a `train_fn` whatever it depends on that its code does not tell.
       train_fn: `train_fn(x, y, seed) -> model`, for any other framework.
-      task: "classification" or "regression".
+      task: "classification", "regression" or "language".
       source: where the recipe came from, in words, for the report.
       data: the pool, if known: its class names are then part of the recipe.
 
@@ -145,10 +149,19 @@ def make_recipe(
         from mlflow_privacy.trainers.callable import callable_recipe
 
         return callable_recipe(train_fn, settings, source=source)
+    if isinstance(model, LanguageModel):
+        from mlflow_privacy.trainers.transformers import transformers_recipe
+
+        return transformers_recipe(model, settings, task=task, source=source, data=data)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from mlflow_privacy.trainers.torch import torch_recipe
+        from mlflow_privacy.trainers.torch_reinit import plain_module
 
+        if getattr(plain_module(model), "trainer_kind", "") == "fast_resnet":
+            from mlflow_privacy.trainers.fast_resnet import fast_resnet_recipe
+
+            return fast_resnet_recipe(model, settings, task=task, source=source, data=data)
         return torch_recipe(model, settings, task=task, source=source, data=data)
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     if type(model).__name__ == "Booster" and name.startswith(("xgboost.", "lightgbm.")):

@@ -7,7 +7,7 @@
 | `epochs` | required; passes over the members of each reference |
 | `batch_size` | required |
 | `weight_decay`, `momentum`, `nesterov`, `dampening`, `betas`, `eps`, `alpha`, `amsgrad` | as `torch.optim` has them; its default if absent |
-| `schedule` | "constant" (default), "cosine", "linear" (both to 0), "onecycle", {"name": "step", "step_size": epochs, "gamma": 0.1}, {"name": "multistep", "milestones": [epochs], "gamma": 0.1}, {"name": "exponential", "gamma": per epoch} |
+| `schedule` | "constant" (default), "cosine", "linear" (both to 0), "onecycle", {"name": "step", "step_size": epochs, "gamma": 0.1}, {"name": "multistep", "milestones": [epochs], "gamma": 0.1}, {"name": "exponential", "gamma": per epoch}, "privacy_meter" (Privacy Meter's own, for comparisons) |
 | `warmup_epochs`, `warmup_steps` or `warmup_ratio` | linear from 0 to the learning rate, then the schedule; one of the three |
 | `loss` | "cross_entropy" (default for classifiers of two or more outputs), "nll" (for log-softmax outputs), "bce_with_logits" (default for one output), "bce"; "mse" (default for regressors), "l1", "huber", "smooth_l1" |
 | `label_smoothing` | of the cross-entropy |
@@ -86,6 +86,7 @@ _SCHEDULES: dict[str, tuple[str, ...]] = {
     "step": ("step_size", "gamma"),
     "multistep": ("milestones", "gamma"),
     "exponential": ("gamma",),
+    "privacy_meter": (),
 }
 _SCHEDULE_NAMES = {
     "none": "constant",
@@ -415,7 +416,9 @@ def learning_rates(settings: TorchSettings, steps_per_epoch: int) -> np.ndarray:
 
     The warm-up is linear and reaches the full rate at its last step; the schedule runs over the steps after it.
     "cosine" is Loshchilov & Hutter (2017), https://arxiv.org/abs/1608.03983, per step and without restarts;
-    "onecycle" is Smith & Topin (2018), https://arxiv.org/abs/1708.07120, with cosine phases.
+    "onecycle" is Smith & Topin (2018), https://arxiv.org/abs/1708.07120, with cosine phases. "privacy_meter" is that of
+    Privacy Meter v2, factor and all, for side-by-side comparisons: a tenth of the learning rate times cos(7π/16 · part
+    done), after a linear rise from 0 over the first hundredth.
 
     Example:
       >>> settings = TorchSettings("sgd", 1.0, epochs=4, batch_size=1, schedule={"name": "linear"})
@@ -437,6 +440,9 @@ def learning_rates(settings: TorchSettings, steps_per_epoch: int) -> np.ndarray:
         rate = 1 - step / max(len(step), 1)
     elif name == "onecycle":
         rate = _one_cycle(step, **{key: options[key] for key in _SCHEDULES["onecycle"]})
+    elif name == "privacy_meter":
+        part = step / max(len(step), 1)
+        rate = 0.1 * np.cos(7 * np.pi / 16 * part) * np.minimum(100 * part, 1)
     elif name == "step":
         rate = options["gamma"] ** (epoch // options["step_size"])
     elif name == "multistep":

@@ -12,9 +12,13 @@
 2
 """
 
-from mlflow_privacy.zoo import datasets as _datasets  # registers the built-in names
+from mlflow_privacy.zoo import alexnet as _alexnet  # these register the built-in names
+from mlflow_privacy.zoo import datasets as _datasets
 from mlflow_privacy.zoo import models as _models
-from mlflow_privacy.zoo.data import DataSet, make_dataset
+from mlflow_privacy.zoo import speedyresnet as _speedyresnet
+from mlflow_privacy.zoo.data import DataSet, image_statistics, make_dataset, make_text_dataset
+from mlflow_privacy.zoo.families import model_family
+from mlflow_privacy.zoo.models import rescaled
 from mlflow_privacy.zoo.registry import (
     DATASETS,
     MODELS,
@@ -24,7 +28,9 @@ from mlflow_privacy.zoo.registry import (
     check_model,
     dataset,
     find_estimator,
+    find_model,
     load_dataset,
+    load_entry_points,
     model,
     model_inputs,
 )
@@ -39,10 +45,16 @@ __all__ = [
     "check_model",
     "dataset",
     "find_estimator",
+    "find_model",
+    "image_statistics",
     "load_dataset",
+    "load_entry_points",
     "make_dataset",
+    "make_text_dataset",
     "model",
+    "model_family",
     "model_inputs",
+    "rescaled",
 ]
 
-del _datasets, _models
+del _alexnet, _datasets, _models, _speedyresnet

@@ -1,9 +1,10 @@
-"""Real data sets that ship inside scikit-learn, so that everything works offline."""
+"""Real data sets that ship inside scikit-learn, so that everything works offline. Registers the other modules' too."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mlflow_privacy.zoo import cifar, hub, purchase, synthetic, text_data  # noqa: F401  (they register their loaders)
 from mlflow_privacy.zoo.data import DataSet, make_dataset
 from mlflow_privacy.zoo.registry import dataset
 

@@ -1,7 +1,8 @@
-"""CSV, Parquet and NPZ files as data sets. Nothing is unpickled."""
+"""CSV, Parquet, JSONL and NPZ files as data sets. Nothing is unpickled."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,13 +11,13 @@ import numpy as np
 
 from mlflow_privacy.errors import ConfigError, UnsafeError
 from mlflow_privacy.types import Task
-from mlflow_privacy.zoo.data import DataSet, make_dataset
+from mlflow_privacy.zoo.data import DataSet, make_dataset, make_text_dataset
 from mlflow_privacy.zoo.registry import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".npz")
+SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".npz")
 FEATURE_KEYS = ("features", "x", "X", "data", "images")
 LABEL_KEYS = ("labels", "y", "targets", "target", "label")
 MAX_CATEGORIES = 200
@@ -47,20 +48,23 @@ def load_table(
     drop: Sequence[str] = (),
     task: Task | Literal["auto"] | None = None,
     missing: Literal["error", "drop"] = "error",
+    text: Sequence[str] | str | None = None,
 ) -> DataSet:
-    """Loads a table of numbers and categories, or an NPZ with two arrays.
+    """Loads a table of numbers and categories, a table of texts, or an NPZ with two arrays.
 
     Categories become one 0/1 column a value; labels become class indices.
 
     Args:
-      path: .csv, .tsv, .parquet or .npz.
-      targets: the label column (needed for tables), or the label array of an NPZ (default: the first of
+      path: .csv, .tsv, .parquet, .jsonl (one JSON object a line) or .npz.
+      targets: the label column (needed for tables of numbers), or the label array of an NPZ (default: the first of
         labels, y, targets, target, label).
       features: feature columns (default: all but the target and `drop`), or the feature array of an NPZ
         (default: the first of features, x, X, data, images).
       drop: columns to leave out, such as ids.
       task: inferred from the targets if None or "auto".
       missing: "error", or "drop" to leave out rows with missing values.
+      text: column or columns of texts: the records are then these texts alone, in their order. Without `targets` they
+        have no labels.
 
     Raises:
       ConfigError: a column or array is missing, not numeric, or incomplete.
@@ -70,14 +74,16 @@ def load_table(
     source = f"file {path.name}"
     task = None if task == "auto" else task
     if path.suffix.lower() == ".npz":
+        if text is not None:
+            raise ConfigError(f"data.text {text!r}: {path.name} is an NPZ, which holds numbers. Save texts as .jsonl.")
         x, y = _read_npz(path, targets, features)
         return make_dataset(x, y, name=path.stem, source=source, task=task)
-    frame = _read_frame(path)
+    frame = read_frame(path)
+    if text is not None:
+        return _text_table(frame, path, targets, features, text, task, missing)
     x, y, names, kept = _table_arrays(frame, path.name, targets, features, drop, missing)
     data = make_dataset(x, y, name=path.stem, source=source, task=task, feature_names=names)
-    if len(kept) < len(frame):  # row ids name rows of the file
-        data.records.row_ids[:] = [f"{path.stem}:{i}" for i in kept]
-    return data
+    return _named_rows(data, kept)
 
 
 def _read_npz(path: Path, targets: str | None, features: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -108,13 +114,74 @@ def _read_npz(path: Path, targets: str | None, features: Any) -> tuple[np.ndarra
     return chosen[0], chosen[1]
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
+def _text_table(
+    frame: pd.DataFrame,
+    path: Path,
+    targets: str | None,
+    features: Any,
+    text: Sequence[str] | str,
+    task: Task | None,
+    missing: str,
+) -> DataSet:
+    columns = [str(c) for c in frame.columns]
+    frame = frame.set_axis(columns, axis=1)
+    use = [text] if isinstance(text, str) else list(text)
+    named = [*(("text", c) for c in use), *([("targets", targets)] if targets is not None else [])]
+    faults = [
+        f"data.{option}: {path.name} has no column {column!r}{nearest(column, columns)}"
+        for option, column in named
+        if column not in columns
+    ]
+    if features:
+        faults.append("data.features and data.text exclude each other: the records are texts or numbers. Remove one.")
+    if targets in use:
+        faults.append(f"data.targets {targets!r} is a column of data.text too. Name the label column.")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    frame, kept = _complete(frame, [column for _, column in named], path.name, missing)
+    y = None if targets is None else _labels(frame[targets])
+    data = make_text_dataset(frame[use], y, name=path.stem, source=f"file {path.name}", task=task)
+    return _named_rows(data, kept)
+
+
+def _named_rows(data: DataSet, kept: np.ndarray) -> DataSet:
+    """Row ids that name rows of the file, of which some were left out."""
+    row_ids = np.array([f"{data.name}:{i}" for i in kept])
+    return dataclasses.replace(data, records=dataclasses.replace(data.records, row_ids=row_ids))
+
+
+def _complete(frame: pd.DataFrame, columns: list[str], name: str, missing: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """The rows without missing values, and their places in the file."""
+    absent = frame[columns].isna()
+    if not absent.to_numpy().any():
+        return frame, np.arange(len(frame))
+    if missing == "error":
+        counts = ", ".join(f"{c!r} ({int(k)})" for c, k in absent.sum().items() if k)
+        raise ConfigError(f"{name} has missing values in {counts}. Fill them, or set data.missing: drop.")
+    keep = ~absent.any(axis=1).to_numpy()
+    return frame[keep], np.flatnonzero(keep)
+
+
+def _labels(column: pd.Series) -> np.ndarray:
+    import pandas as pd
+
+    return column.to_numpy() if pd.api.types.is_numeric_dtype(column) else column.astype(str).to_numpy().astype(str)
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """The table in a .csv, .tsv, .parquet or .jsonl file.
+
+    Raises:
+      ConfigError: it is none.
+    """
     import pandas as pd
 
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
             return pd.read_parquet(path)
+        if suffix == ".jsonl":  # values as they are written: no guessing of dates and numbers in texts
+            return pd.read_json(path, lines=True, dtype=False, convert_dates=False, precise_float=True)
         return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", float_precision="round_trip")
     except (ValueError, OSError) as error:  # pandas and pyarrow both raise ValueErrors on malformed files
         raise ConfigError(f"{path.name} cannot be read as {suffix[1:]}: {error}") from error
@@ -144,12 +211,7 @@ def _table_arrays(
     use = [c for c in use if c != targets]
     if not use:
         raise ConfigError(f"{name} has no feature column left beside {targets!r}.")
-    absent = frame[[*use, targets]].isna()
-    if absent.to_numpy().any():
-        if missing == "error":
-            counts = ", ".join(f"{c!r} ({int(k)})" for c, k in absent.sum().items() if k)
-            raise ConfigError(f"{name} has missing values in {counts}. Fill them, or set data.missing: drop.")
-        frame = frame[~absent.any(axis=1).to_numpy()]
+    frame, kept = _complete(frame, [*use, targets], name, missing)
     parts, names = [], []
     for column in use:
         values = frame[column]
@@ -165,6 +227,4 @@ def _table_arrays(
             )
         parts.append(np.eye(len(categories), dtype=np.float32)[codes.reshape(-1)])
         names += [f"{column}={value}" for value in categories]
-    label = frame[targets]
-    y = label.to_numpy() if pd.api.types.is_numeric_dtype(label) else label.astype(str).to_numpy().astype(str)
-    return np.concatenate(parts, axis=1), y, names, np.asarray(frame.index)
+    return np.concatenate(parts, axis=1), _labels(frame[targets]), names, kept

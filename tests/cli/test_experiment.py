@@ -10,19 +10,17 @@ from mlflow_privacy.experiment_config import parse_config
 from mlflow_privacy.experiment_data import prepare, split_indices, target_seed
 
 
-@pytest.mark.parametrize(
-    "sizes", [{}, {"data_size": 60}, {"population_size": 20}, {"data_size": 60, "population_size": 20}]
-)
+@pytest.mark.parametrize("sizes", [{}, {"size": 60}, {"population_size": 20}, {"size": 60, "population_size": 20}])
 def test_parts_are_disjoint_and_have_the_asked_sizes(sizes):
     split = split_indices(100, seed=3, train_fraction=0.25, **sizes)
     everyone = np.concatenate([split.train, split.holdout, split.population])
-    assert len(set(everyone)) == len(everyone) == sizes.get("data_size", 100)
+    assert len(set(everyone)) == len(everyone) == sizes.get("size", 100)
     assert len(split.population) == sizes.get("population_size", 0)
     assert len(split.train) == round(0.25 * (len(everyone) - len(split.population)))
 
 
 def test_experiments_share_records_and_population_but_not_the_split():
-    a, b = (split_indices(100, seed=0, experiment=i, data_size=80, population_size=20) for i in (0, 1))
+    a, b = (split_indices(100, seed=0, experiment=i, size=80, population_size=20) for i in (0, 1))
     np.testing.assert_array_equal(a.population, b.population)
     assert set(a.train) | set(a.holdout) == set(b.train) | set(b.holdout)
     assert set(a.train) != set(b.train)
@@ -45,7 +43,7 @@ def test_every_record_is_as_likely_a_member():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data_size": 11}, "data_size is 11, but the data set has 10 records"),
+        ({"size": 11}, "size is 11, but the data set has 10 records"),
         ({"population_size": 9}, "leaves none to train on or none to hold out"),
         ({"train_fraction": 0.99}, "leaves none to train on or none to hold out"),
     ],

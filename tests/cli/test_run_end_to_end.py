@@ -63,7 +63,7 @@ def test_two_variants_become_two_audited_versions_and_only_the_overfitted_one_le
         assert trained.data.metrics["holdout_r2"] == target["metrics"]["holdout_r2"]
         assert {i.dataset.name for i in trained.inputs.dataset_inputs}
         references = [r for r in runs.values() if r.data.tags.get("mlflow.parentRunId") == target["audit_run_id"]]
-        assert len(references) == 4
+        assert len(references) == 8
     assert (tmp_path / "out" / "report" / "v1" / "privacy" / "roc.png").stat().st_size > 0
     assert (tmp_path / "out" / "time.json").exists()
 
@@ -76,7 +76,7 @@ def test_two_variants_become_two_audited_versions_and_only_the_overfitted_one_le
     assert CliRunner().invoke(main, ["gate", "models:/tiny/2", "--max", "rmia/auc=0.99"]).exit_code == 0
 
     # The audit from a shell is the same audit: it finds all references and trains none.
-    audit = CliRunner().invoke(main, ["audit", "models:/tiny/1", "--num-ref-models", "4", "--seed", "1", "--json"])
+    audit = CliRunner().invoke(main, ["audit", "models:/tiny/1", "--num-ref-models", "8", "--seed", "1", "--json"])
     assert audit.exit_code == 0, audit.output + audit.stderr
     metrics = json.loads(audit.stdout)["metrics"]
     assert metrics["privacy/rmia/auc"] == pytest.approx(leaky["audit"]["privacy/rmia/auc"], abs=2e-3)
@@ -110,7 +110,8 @@ def test_what_does_not_fit_is_refused_before_any_run_is_opened(tracking):
         ({"train": {"model_name": "cnn"}}, "takes images"),
         ({"train": {"model_name": "Ridge"}}, "cannot learn a classification"),
         ({"train": {"loss": "mse"}}, "loss must be one of"),
-        ({"audit": {"data_size": 10_000}}, "data set has 178 records"),
+        ({"audit": {"data_size": 10_000}}, r"audit\.data_size is 10000, but the pool has 178 records"),
+        ({"data": {"dataset": "wine", "size": 10_000}}, "data set has 178 records"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_experiment(parse_config({"data": {"dataset": "wine"}, **values}))

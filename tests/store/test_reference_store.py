@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -129,6 +130,21 @@ def test_signals_of_other_data_are_refused(tmp_path):
     write_outputs(outputs(), OTHER, tmp_path / "a.npz")
     with pytest.raises(StoreError, match="signals of data"):
         read_outputs(tmp_path / "a.npz", POOL)
+
+
+def test_extra_signals_are_kept_and_files_without_them_still_load(tmp_path):
+    extra = {"min_k:k=0.2": np.arange(4, dtype=np.float32), "neighbours:n=2,replaced=1,seed=0": np.ones(4, np.float32)}
+    kept = dataclasses.replace(outputs(), correct=None, link="log", extra=extra)
+    write_outputs(kept, POOL, tmp_path / "a.npz")
+    loaded = read_outputs(tmp_path / "a.npz", POOL)
+    assert list(loaded.extra) == list(extra)
+    for key, values in extra.items():
+        np.testing.assert_array_equal(loaded.extra[key], values)
+    assert loaded.link == "log"
+    assert loaded.correct is None
+    old = {"signal": np.ones(2, np.float32), "loss": np.ones(2, np.float32), "link": np.array("logit")}
+    np.savez(tmp_path / "old.npz", **old, data=np.array(POOL))
+    assert read_outputs(tmp_path / "old.npz", POOL).extra == {}
 
 
 def test_reference_metrics_do_not_attach_to_the_audited_model(store, tracking):

@@ -53,3 +53,38 @@ def test_draws_have_the_asked_distribution_and_come_from_the_generator():
     again = draw(options, 20_000, (3, 5, 6), torch.Generator().manual_seed(1), device)
     assert all(torch.equal(drawn[name], again[name]) for name in drawn)
     assert draw({}, 5, (7,), torch.Generator(), device) == {}
+
+
+def pixel_by_pixel(batch, offset, padding, mode):
+    """The crop by an index of every single pixel: what `apply` did first, slow and plain."""
+    around = (padding,) * 4
+    padded = F.pad(batch.float(), around, mode="reflect" if mode == "reflect" else "constant").to(batch.dtype)
+    b, channels, height, width = batch.shape
+    image = torch.arange(b)[:, None, None, None]
+    channel = torch.arange(channels)[None, :, None, None]
+    row = (offset[:, :1] + torch.arange(height))[:, None, :, None]
+    column = (offset[:, 1:] + torch.arange(width))[:, None, None, :]
+    return padded[image, channel, row, column]
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(17, 3, 12, 12), (5, 1, 9, 14), (1, 2, 6, 5)])
+def test_whole_windows_equal_pixel_by_pixel(shape, dtype, mode):
+    generator = torch.Generator().manual_seed(2)
+    batch = torch.randint(0, 256, shape, generator=generator).to(dtype)
+    drawn = draw({"crop": 4}, shape[0], shape[1:], generator, torch.device("cpu"))
+    for given in (batch, batch.contiguous(memory_format=torch.channels_last)):
+        out = apply(given, {"crop": 4, "crop_mode": mode}, drawn)
+        assert torch.equal(out, pixel_by_pixel(batch, drawn["crop"], 4, mode))
+
+
+def test_all_three_act_in_their_order_on_bytes_and_floats_alike():
+    options = {"crop": 2, "flip": 0.5, "cutout": 3}
+    drawn = draw(options, 2, (3, 5, 6), torch.Generator().manual_seed(3), torch.device("cpu"))
+    out = apply(IMAGES.to(torch.uint8), options, drawn)
+    assert torch.equal(out.float(), apply(IMAGES.float(), options, drawn))
+    step = IMAGES
+    for name in ("crop", "flip", "cutout"):
+        step = apply(step, options, {name: drawn[name]})
+    assert torch.equal(out.long(), step)

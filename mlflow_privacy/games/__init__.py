@@ -1,0 +1,66 @@
+"""The questions an audit can ask beyond one record: lower bounds on ε, usage of a data set, membership of a range."""
+
+from mlflow_privacy.games.bounds import EpsilonBound, GuessCurve, Verdict, contradicts
+from mlflow_privacy.games.canaries import canary_coins, mislabel
+from mlflow_privacy.games.dp import epsilon_by_guesses, guess_grid, one_run, one_run_fdp, one_run_of_counts
+from mlflow_privacy.games.dp_many import clopper_pearson_bound, gaussian_dp_bound
+from mlflow_privacy.games.range import (
+    RANGE_SCORES,
+    Trim,
+    evaluate_ranges,
+    range_members,
+    range_membership,
+    trimmed_mean,
+    tune_trim,
+)
+from mlflow_privacy.games.range_functions import (
+    RANGE_FUNCTIONS,
+    RangeSamples,
+    perturbed_centres,
+    range_function,
+    sample_range,
+)
+from mlflow_privacy.games.usage import (
+    UsageEstimate,
+    leave_one_out,
+    usage_of_guesses,
+    usage_threshold,
+    usages,
+)
+from mlflow_privacy.games.usage_baselines import record_likelihoods, usage_direct, usage_mle
+
+__all__ = [
+    "RANGE_FUNCTIONS",
+    "RANGE_SCORES",
+    "EpsilonBound",
+    "GuessCurve",
+    "RangeSamples",
+    "Trim",
+    "UsageEstimate",
+    "Verdict",
+    "canary_coins",
+    "clopper_pearson_bound",
+    "contradicts",
+    "epsilon_by_guesses",
+    "evaluate_ranges",
+    "gaussian_dp_bound",
+    "guess_grid",
+    "leave_one_out",
+    "mislabel",
+    "one_run",
+    "one_run_fdp",
+    "one_run_of_counts",
+    "perturbed_centres",
+    "range_function",
+    "range_members",
+    "range_membership",
+    "record_likelihoods",
+    "sample_range",
+    "trimmed_mean",
+    "tune_trim",
+    "usage_direct",
+    "usage_mle",
+    "usage_of_guesses",
+    "usage_threshold",
+    "usages",
+]

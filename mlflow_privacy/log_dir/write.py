@@ -1,0 +1,214 @@
+"""The files of an experiment: into the parent run, and into `run.log_dir` if there is one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlflow_privacy.experiment_config import attack_name
+from mlflow_privacy.log_dir.layout import (
+    Audited,
+    Model,
+    audited_rows,
+    memberships,
+    metadata,
+    models_of,
+    pool_rows,
+    signal_tables,
+)
+from mlflow_privacy.log_dir.place import CONFIG, Place
+from mlflow_privacy.report.average_figures import average_figure, target_roc
+from mlflow_privacy.report.average_tables import average_arrays, average_csv, average_flat_metrics, target_arrays
+from mlflow_privacy.store.quiet import no_artifact_bars
+from mlflow_privacy.types import to_json
+
+if TYPE_CHECKING:
+    from mlflow_privacy.config_sections import ExperimentConfig
+    from mlflow_privacy.experiment import ExperimentReport
+    from mlflow_privacy.zoo import DataSet
+
+_logger = logging.getLogger(__name__)
+FOLDER = "privacy_meter"  # of the parent run
+_METRICS = 1000  # in one request
+
+
+def write_experiment(
+    config: ExperimentConfig, report: ExperimentReport, audits: Sequence[Audited], data: DataSet, place: Place
+) -> None:
+    """Logs averages over targets to the parent run, which is active; with `run.log_dir` also writes the whole layout.
+
+    The parent run gets metrics `average/<variant>/<attack>/…` and the averages' table, arrays and figures below
+    `privacy_meter/report`. With `run.log_dir` it gets the other files too, but for the weights: those of a reference
+    are in its own run, a target is a registered model.
+
+    Args:
+      report: of the experiment.
+      audits: in the order of `report.targets`.
+      data: the data set as loaded; its row ids name the records.
+    """
+    import mlflow
+
+    root = place.scratch / "layout"
+    named = [(audited.report.variant, audited.result) for audited in audits]
+    metrics = list(average_flat_metrics(named).items())
+    for start in range(0, len(metrics), _METRICS):
+        mlflow.log_metrics(dict(metrics[start : start + _METRICS]))
+    _write_averages(root / "report", config, named)
+    models, columns = models_of(audits)
+    if place.folder is not None:
+        _write_targets(root / "report" / "exp", audits, data)
+        _write_signals(root / "signals", audits, columns, _algorithm(config, audits), data)
+        weights = _move_weights(models, place.scratch, place.scratch / "weights-of-all")
+        _write_models(root / "models", models, weights, audits, data)
+        if config.run.time_log:
+            _write(root / "report" / "log_time_analysis.log", time_lines(report.timings, audits).encode())
+    with no_artifact_bars():
+        mlflow.log_artifacts(str(root), FOLDER)
+    if place.folder is None:
+        return
+    for source in sorted((place.scratch / "weights-of-all").glob("*")):
+        source.rename(root / "models" / source.name)
+    _write_summary(root, config, report)
+    place.commit(root)
+
+
+def time_lines(timings: Mapping[str, float], audits: Sequence[Audited]) -> str:
+    """The timing log: seconds per stage, and below them the stages of each audit.
+
+    Args:
+      timings: of the experiment.
+    """
+    lines = [f"Time analysis, written {time.strftime('%Y-%m-%d %H:%M:%S %z')}", "", "experiment"]
+    lines += _stages(timings)
+    for audited in audits:
+        label = f"audit of {audited.result.model.label} ({audited.report.variant})"
+        lines += ["", label, *_stages(audited.result.timings)]
+    return "\n".join(lines) + "\n"
+
+
+def _stages(timings: Mapping[str, float]) -> list[str]:
+    rows = [*timings.items(), ("total", sum(timings.values()))]
+    return [f"  {stage:<24}{seconds:>12.3f} s" for stage, seconds in rows]
+
+
+def _algorithm(config: ExperimentConfig, audits: Sequence[Audited]) -> str:
+    """The attack that names the files of signals, in lower case."""
+    return (attack_name(config.audit.algorithm) if config.audit.algorithm else audits[0].result.headline).lower()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """An array without pickles; strings as fixed-width unicode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = array.astype(str) if array.dtype.hasobject else array
+    np.save(path, array, allow_pickle=False)
+
+
+def _write_averages(folder: Path, config: ExperimentConfig, named: Sequence[tuple[str, Any]]) -> None:
+    _write(folder / "attack_result_average.csv", average_csv(named))
+    np.savez(folder / "attack_result_average.npz", **average_arrays(named))
+    title = f"{config.name}: {named[0][0]}" if len({variant for variant, _ in named}) == 1 else config.name
+    for name, log in (("ROC_average.png", False), ("ROC_log_average.png", True)):
+        _write(folder / name, average_figure(named, log=log, title=title))
+
+
+def _write_targets(folder: Path, audits: Sequence[Audited], data: DataSet) -> None:
+    """Figures and arrays of each target's headline attack."""
+    for i, audited in enumerate(audits):
+        where = audited_rows(audited)
+        order = np.argsort(where)
+        title = f"target {i}, {audited.report.variant}"
+        _write(folder / f"ROC_{i}.png", target_roc(audited.result, log=False, title=title))
+        _write(folder / f"ROC_log_{i}.png", target_roc(audited.result, log=True, title=title))
+        arrays = target_arrays(audited.result, order, np.asarray(data.records.row_ids)[where[order]])
+        np.savez(folder / f"attack_result_{i}.npz", **arrays)
+
+
+def _write_signals(
+    folder: Path, audits: Sequence[Audited], columns: Sequence[Sequence[int]], algorithm: str, data: DataSet
+) -> None:
+    """Signals with the row ids they belong to."""
+    tables = signal_tables(audits, columns)
+    rows, table = tables["pool"]
+    _save(folder / f"{algorithm}_signals.npy", table)
+    _save(folder / "row_ids.npy", np.asarray(data.records.row_ids)[rows])
+    if "population" in tables:
+        rows, table = tables["population"]
+        apart = data.records if data.population is None else data.population
+        _save(folder / f"{algorithm}_signals_pop.npy", table)
+        _save(folder / "population_row_ids.npy", np.asarray(apart.row_ids)[rows])
+
+
+def _write_models(
+    folder: Path, models: Sequence[Model], weights: Sequence[str | None], audits: Sequence[Audited], data: DataSet
+) -> None:
+    """Who trained on what, and what each model is."""
+    pool = pool_rows(audits)
+    table = memberships(models, pool)
+    paths = [name and f"models/{name}" for name in weights]
+    _save(folder / "memberships.npy", table)
+    _save(folder / "row_ids.npy", np.asarray(data.records.row_ids)[pool])
+    _write(folder / "models_metadata.json", _json(metadata(models, table, paths, data.name)))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
+
+
+def _move_weights(models: Sequence[Model], scratch: Path, folder: Path) -> list[str | None]:
+    """Each model's weights as `model_<i>` with the ending of their form (a folder if they are several files).
+
+    Returns: their names in `folder`, None for a model without a safe form.
+    """
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    folder.mkdir()
+    names: list[str | None] = []
+    for i, model in enumerate(models):
+        source = model.audited.weights if model.role == "target" else _download(client, model.run_id, scratch / f"w{i}")
+        files = sorted(path for path in source.rglob("*") if path.is_file()) if source is not None else []
+        if source is None or not files:
+            names.append(None)
+            continue
+        single = files[0] if len(files) == 1 else source
+        name = f"model_{i}{single.suffix if single is not source else ''}"
+        single.rename(folder / name)
+        names.append(name)
+    return names
+
+
+def _download(client: Any, run_id: str, folder: Path) -> Path | None:
+    """A reference run's weights, None if it was stored without."""
+    if not run_id or not client.list_artifacts(run_id, "weights"):
+        return None
+    folder.mkdir()
+    with no_artifact_bars():
+        return Path(client.download_artifacts(run_id, "weights", str(folder)))
+
+
+def _write_summary(root: Path, config: ExperimentConfig, report: ExperimentReport) -> None:
+    """The config, the summary, the timings, and each audit's artifacts."""
+    import mlflow
+    import yaml
+
+    values = config.model_dump(exclude_unset=True)
+    _write(root / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    _write(root / "experiment.json", _json(to_json(report)))
+    if config.run.time_log:
+        _write(root / "time.json", _json(dict(report.timings)))
+    with no_artifact_bars():
+        for target in report.targets:
+            folder = root / config.audit.report_log / f"v{target.version}"
+            folder.mkdir(parents=True, exist_ok=True)
+            mlflow.artifacts.download_artifacts(run_id=target.audit_run_id, dst_path=str(folder))

@@ -1,0 +1,257 @@
+"""The records that a report is made of: plain values only, so that the page, its Markdown and its JSON agree.
+
+`report.sections.build_document` fills them from an `AuditResult`; the templates read nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mlflow_privacy.types import AuditedModel, DataSource, Estimate, Fidelity, Task
+
+DOCUMENT_VERSION = 1
+
+Status = Literal["ok", "look", "wrong", "unknown"]
+LimitState = Literal["within", "exceeded", "undecided", "not measured"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """One limit of the organisation beside what was measured.
+
+    state: "exceeded" if the whole interval lies above the limit, "within" if none of it does, else "undecided".
+    """
+
+    metric: str
+    title: str
+    limit: float
+    measured: Estimate | None
+    state: LimitState
+
+
+@dataclasses.dataclass(frozen=True)
+class People:
+    """The verdict as a crowd: of `base` people, between `low` and `high` are recognised, `guessing` without a model."""
+
+    base: int
+    low: int
+    high: int
+    guessing: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The verdict of the audit.
+
+    Attributes:
+      sentence: the verdict in words.
+      caution: what undoes it, "" if nothing.
+      meaning: how it relates to guessing, in words.
+      attack: title of the attack it is about.
+      fpr: the false-alarm rate it is about, None where none is resolvable.
+    """
+
+    sentence: str
+    caution: str
+    meaning: str
+    attack: str
+    fpr: float | None
+    tpr: Estimate | None
+    auc: Estimate | None
+    people: People | None
+    limits: tuple[Limit, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One way in which the audit could be wrong: its figure, and what to do.
+
+    status: "ok" | "look" (weakens the audit) | "wrong" (undoes it) | "unknown" (was not checked).
+    """
+
+    name: str
+    status: Status
+    figure: str
+    action: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A ROC curve thinned for drawing, all lists of one length, from (0, 0) to (1, 1)."""
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+    tpr_low: tuple[float, ...]
+    tpr_high: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """Shares of members and of non-members per bin; `n_outside` scores lie beyond and are in the outermost bins."""
+
+    edges: tuple[float, ...]
+    members: tuple[float, ...]
+    nonmembers: tuple[float, ...]
+    n_outside: int
+    logarithmic: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackView:
+    """One attack: who the attacker is, what he achieves, and how his scores lie."""
+
+    name: str
+    title: str
+    threat_model: str
+    paper: str
+    options: Mapping[str, Any]
+    metrics: Mapping[str, Estimate]
+    roc: Curve
+    histogram: Histogram
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceRow:
+    """Risk of one slice.
+
+    Attributes:
+      auc: members of the slice against its non-members, at the corrected confidence.
+      recognised: share of the slice's members above the threshold that all records share, at the corrected confidence.
+      difference: its AUC less that of all other records, at the corrected confidence.
+      differs: whether that interval leaves out zero.
+    """
+
+    label: str
+    n_members: int
+    n_nonmembers: int
+    auc: Estimate
+    recognised: Estimate
+    difference: Estimate
+    differs: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Slicing:
+    """All slices of one kind, the most exposed first.
+
+    Attributes:
+      n_small: slices with too few members or non-members to measure; they are not among `rows`.
+      n_hidden: measured slices beyond those listed.
+    """
+
+    name: str
+    rows: tuple[SliceRow, ...]
+    n_small: int
+    n_hidden: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExposedRecord:
+    """A member that stands out. `nonmembers_above` of all non-members score at least as high."""
+
+    rank: int
+    row_id: str
+    label: str
+    score: float
+    nonmembers_above: int
+    content: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareRow:
+    """How many members an attacker recognises who accepts false alarms at a rate of `fpr`."""
+
+    fpr: float
+    share: Estimate
+    n_recognised: int | None
+    n_expected: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """Who is exposed, by the headline attack.
+
+    Attributes:
+      overall: AUC over all records.
+      confidence: of the audit; `corrected_confidence` is Bonferroni's, for `n_slices` slices at once.
+      fpr: false-alarm rate of the threshold that `recognised` is about.
+      records: most exposed members; empty where they were not asked for.
+      trimmed: AUC without the `trimmed_share` of members that score highest.
+    """
+
+    overall: Estimate
+    confidence: float
+    corrected_confidence: float
+    n_slices: int
+    fpr: float
+    slicings: tuple[Slicing, ...]
+    shares: tuple[ShareRow, ...]
+    records: tuple[ExposedRecord, ...]
+    trimmed_share: float
+    trimmed: Estimate | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GameRow:
+    label: str
+    estimate: Estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class GameView:
+    """A game beside membership: its question answered in a sentence, its figures, and a curve if it has one."""
+
+    name: str
+    title: str
+    sentence: str
+    rows: tuple[GameRow, ...]
+    figure: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A measure that lowers the risk: what it does, and what this audit says about its likely effect."""
+
+    name: str
+    how: str
+    evidence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A name with its value, both for people."""
+
+    name: str
+    value: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """Everything a report shows."""
+
+    version: int
+    title: str
+    model: AuditedModel
+    task: Task
+    n_members: int
+    n_nonmembers: int
+    headline: str
+    finding: Finding
+    warnings: tuple[str, ...]
+    checks: tuple[Check, ...]
+    attacks: tuple[AttackView, ...]
+    blind: Estimate | None
+    fidelity: Fidelity
+    exposure: Exposure
+    games: tuple[GameView, ...]
+    processing: tuple[Fact, ...]
+    sources: tuple[DataSource, ...]
+    measures: tuple[Measure, ...]
+    commands: tuple[Fact, ...]
+    fingerprints: tuple[Fact, ...]
+    environment: Mapping[str, str]
+    timings: Mapping[str, float]
+    options: Mapping[str, Any]
+    references: Mapping[str, Any]

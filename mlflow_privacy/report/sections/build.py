@@ -1,0 +1,203 @@
+"""The whole document."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact
+from mlflow_privacy.report.sections.attacks import attack_views
+from mlflow_privacy.report.sections.checks import checks
+from mlflow_privacy.report.sections.games import game_views
+from mlflow_privacy.report.sections.measures import measures
+from mlflow_privacy.report.sections.verdict import check_thresholds, finding
+from mlflow_privacy.report.slices import Groups, check_slices, groups_of, most_exposed, shares, slice_risk, trimmed_auc
+from mlflow_privacy.report.tables import _brief
+from mlflow_privacy.report.text import headline_attack, headline_fpr
+from mlflow_privacy.types import AuditResult
+
+__all__ = ["build_document", "check_thresholds"]
+
+_TRIMMED = 0.05
+_SPEC_LIMIT = 24
+
+
+def build_document(
+    result: AuditResult,
+    *,
+    thresholds: Mapping[str, float] | None = None,
+    slices: Mapping[str, np.ndarray] | None = None,
+    content: Mapping[str, str] | None = None,
+    risk_fpr: float | None = None,
+    top: int = 20,
+) -> Document:
+    """Everything a report shows, as plain values.
+
+    Args:
+      result: of an audit; nothing is asked of the model.
+      thresholds: the organisation's limits by metric, such as {"rmia/auc": 0.6}.
+      slices: (n,) values over the audited records by name, such as {"region": ...}; classes are always there.
+      content: what to show of the most exposed records, by row id; None shows row ids alone.
+      risk_fpr: a member counts as exposed if it scores above all but this share of the non-members; None for the
+        false-alarm rate of the verdict.
+      top: how many of the most exposed records to list; 0 for a copy that must not name anybody.
+
+    Raises:
+      ConfigError: a limit names no metric of this audit.
+      DesignError: a slice has not one value per record.
+    """
+    return _document(
+        result, thresholds=thresholds or {}, slices=slices or {}, content=content, risk_fpr=risk_fpr, top=top
+    )
+
+
+def _document(
+    result: AuditResult,
+    *,
+    thresholds: Mapping[str, float],
+    slices: Mapping[str, np.ndarray],
+    content: Mapping[str, str] | None,
+    risk_fpr: float | None,
+    top: int,
+) -> Document:
+    found = finding(result, thresholds)
+    exposure = _exposure(result, slices, content, risk_fpr, top)
+    n_members = int(result.membership.sum())
+    return Document(
+        version=DOCUMENT_VERSION,
+        title=f"Privacy audit of {result.model.label}",
+        model=result.model,
+        task=result.task,
+        n_members=n_members,
+        n_nonmembers=len(result.membership) - n_members,
+        headline=headline_attack(result).name,
+        finding=found,
+        warnings=tuple(result.warnings),
+        checks=checks(result),
+        attacks=attack_views(result),
+        blind=result.blind,
+        fidelity=result.fidelity,
+        exposure=exposure,
+        games=game_views(result),
+        processing=_processing(result),
+        sources=tuple(result.sources),
+        measures=measures(result, found, exposure),
+        commands=_commands(result),
+        fingerprints=_fingerprints(result),
+        environment=dict(result.environment),
+        timings=dict(result.timings),
+        options=_brief(result.options),
+        references={k: v for k, v in _brief(result.references).items() if k != "recipe"},
+    )
+
+
+def _exposure(
+    result: AuditResult,
+    slices: Mapping[str, np.ndarray],
+    content: Mapping[str, str] | None,
+    risk_fpr: float | None,
+    top: int,
+) -> Exposure:
+    attack = headline_attack(result)
+    ranks, member = attack.scores.rank(), np.asarray(result.membership, bool)
+    if risk_fpr is None:
+        found = headline_fpr(attack)
+        risk_fpr = found[0] if found else 0.1
+    if not 0 <= risk_fpr < 1:
+        raise DesignError(f"risk_fpr must be in [0, 1), got {risk_fpr}.")
+    check_slices(slices, len(member))
+    overall = attack.metrics["auc"]
+    slicings, count, corrected = slice_risk(
+        ranks, member, _groups(result, slices), fpr=risk_fpr, confidence=overall.confidence
+    )
+    fprs = [float(key.removeprefix("tpr_at_fpr_")) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
+    return Exposure(
+        overall=overall,
+        confidence=overall.confidence,
+        corrected_confidence=corrected,
+        n_slices=count,
+        fpr=risk_fpr,
+        slicings=slicings,
+        shares=shares(attack.metrics, fprs, [fpr_key(fpr) for fpr in fprs], int(member.sum())),
+        records=most_exposed(
+            np.asarray(attack.scores.value, np.float64),
+            ranks,
+            member,
+            result.row_ids,
+            result.y,
+            count=top,
+            content=content,
+        ),
+        trimmed_share=_TRIMMED,
+        trimmed=trimmed_auc(ranks, member, _TRIMMED, overall.confidence),
+    )
+
+
+def _groups(result: AuditResult, slices: Mapping[str, np.ndarray]) -> dict[str, Groups]:
+    """Classes (or quartiles of the target value), then what the caller named."""
+    own = {"classification": "class", "regression": "target value"}.get(result.task)
+    out = {own: groups_of(result.y)} if own else {}
+    for name, values in slices.items():
+        out[name if name not in out else f"{name} (given)"] = groups_of(values)
+    return out
+
+
+def _processing(result: AuditResult) -> tuple[Fact, ...]:
+    """The processing as lineage knows it."""
+    model, n = result.model, int(result.membership.sum())
+    facts = [
+        Fact("Model", model.label),
+        Fact("Model URI", model.uri),
+        Fact("Kind of model", f"{result.task}, {model.flavor}" if model.flavor else result.task),
+        Fact("Records audited", f"{n:,} that it was trained on, {len(result.membership) - n:,} that it was not"),
+    ]
+    pool = result.references.get("n_pool")
+    if pool and int(pool) != len(result.membership):
+        facts.append(Fact("Records known", f"{int(pool):,}"))
+    if model.run_id:
+        facts.append(Fact("Training run", model.run_id))
+    recipe = result.references.get("recipe") or {}
+    if recipe:
+        facts.append(Fact("Recipe", f"{recipe.get('kind', '')}, {result.references.get('recipe_source', '')}".rstrip(", ")))
+        facts += [Fact(f"Recipe: {key}", value) for key, value in _flat(recipe.get("spec") or {})[:_SPEC_LIMIT]]
+    elif result.references.get("problem"):
+        facts.append(Fact("Recipe", f"not known: {result.references['problem']}"))
+    return tuple(facts)
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values of a nested specification; long values are cut."""
+    out: list[tuple[str, str]] = []
+    for key, value in spec.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out += _flat(value, f"{name}.")
+        elif value is not None:
+            text = value if isinstance(value, str) else json.dumps(_brief(value), ensure_ascii=False)
+            out.append((name, text if len(text) <= 160 else f"{text[:159]}…"))
+    return out
+
+
+def _commands(result: AuditResult) -> tuple[Fact, ...]:
+    uri = result.model.uri
+    changed = {k: v for k, v in _brief(result.options).items() if k in ("num_ref_models", "random_seed")}
+    config = json.dumps({"privacy_meter": changed}, ensure_ascii=False)
+    call = f'mlflow.evaluate({json.dumps(uri, ensure_ascii=False)}, evaluators=["privacy_meter"]'
+    return (
+        Fact("Python", f"{call}, evaluator_config={config})" if changed else f"{call})"),
+        Fact("Shell", f"mlflow-privacy audit {shlex.quote(uri)}"),
+    )
+
+
+def _fingerprints(result: AuditResult) -> tuple[Fact, ...]:
+    seed = result.options.get("random_seed", result.references.get("seed"))
+    facts = [("Random seed", seed), ("Pool digest", result.pool_digest)]
+    facts.append(("Recipe fingerprint", result.references.get("fingerprint")))
+    facts.append(("Logged model", result.model.model_id))
+    return tuple(Fact(name, str(value)) for name, value in facts if value is not None)

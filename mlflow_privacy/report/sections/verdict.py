@@ -1,0 +1,121 @@
+"""The verdict in words and as a crowd, and the organisation's limits beside it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+
+from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.report.document import Finding, Limit, LimitState, People
+from mlflow_privacy.report.text import (
+    blind_differs,
+    format_estimate,
+    headline_attack,
+    headline_fpr,
+    metric_title,
+    verdict,
+)
+from mlflow_privacy.types import AuditResult, Estimate
+
+_PREFIX = "privacy/"
+
+
+def finding(result: AuditResult, thresholds: Mapping[str, float]) -> Finding:
+    """The verdict; `thresholds` by metric, such as "rmia/auc"."""
+    attack = headline_attack(result)
+    found = headline_fpr(attack)
+    fpr, tpr = found if found else (None, None)
+    return Finding(
+        sentence=verdict(result),
+        caution=_caution(result),
+        meaning=_meaning(fpr, tpr, attack.metrics.get("auc")),
+        attack=attack.title,
+        fpr=fpr,
+        tpr=tpr,
+        auc=attack.metrics.get("auc"),
+        people=None if fpr is None or tpr is None else _people(fpr, tpr),
+        limits=limits(result, thresholds),
+    )
+
+
+def limits(result: AuditResult, thresholds: Mapping[str, float]) -> tuple[Limit, ...]:
+    """What was measured beside each limit.
+
+    Raises: ConfigError: a limit names no metric of this audit, or is no finite number; all of them together.
+    """
+    known = _metrics(result)
+    check_thresholds(thresholds, list(known))
+    out = []
+    for given, limit in thresholds.items():
+        title, measured = known[given.removeprefix(_PREFIX)]
+        out.append(Limit(given.removeprefix(_PREFIX), title, float(limit), measured, _state(measured, float(limit))))
+    return tuple(out)
+
+
+def check_thresholds(thresholds: Mapping[str, float], known: list[str]) -> None:
+    """Raises ConfigError for limits that name none of `known`, or that are no finite number."""
+    faults = []
+    for given, limit in thresholds.items():
+        name = given.removeprefix(_PREFIX)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f", did you mean {near[0]!r}?" if near else f"; valid are {', '.join(known[:12])}."
+            faults.append(f"thresholds has {given!r}, which is no metric of this audit{hint}")
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
+            faults.append(f"thresholds[{given!r}] must be a finite number such as 0.6, got {limit!r}.")
+    if faults:
+        raise ConfigError("The limits of the report cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def _metrics(result: AuditResult) -> dict[str, tuple[str, Estimate | None]]:
+    """Title and estimate of every metric with an interval, by name."""
+    known: dict[str, tuple[str, Estimate | None]] = {}
+    for attack in result.attacks:
+        for key, estimate in attack.metrics.items():
+            known[f"{attack.name}/{key}"] = (f"{attack.title}, {metric_title(key)}", estimate)
+    known["blind/auc"] = ("Blind baseline, AUC", result.blind)
+    return known
+
+
+def _state(measured: Estimate | None, limit: float) -> LimitState:
+    if measured is None or not measured.resolvable or not math.isfinite(measured.value):
+        return "not measured"
+    if measured.low > limit:
+        return "exceeded"
+    return "within" if measured.high <= limit else "undecided"
+
+
+def _people(fpr: float, tpr: Estimate) -> People:
+    """Counts rounded outwards, as in `text.verdict`."""
+    base = max(100, round(1 / fpr))
+    low, high = math.floor(base * tpr.low + 1e-9), math.ceil(base * tpr.high - 1e-9)
+    return People(base, low, high, round(base * fpr))
+
+
+def _caution(result: AuditResult) -> str:
+    if not blind_differs(result):
+        return ""
+    return (
+        "Members and non-members differ even without the model: a classifier that sees only the records separates "
+        f"them with AUC {format_estimate(result.blind)}. The figures of this report cannot be put down to the model "
+        "alone; audit again with a holdout from the same source as the training data."
+    )
+
+
+def _meaning(fpr: float | None, tpr: Estimate | None, auc: Estimate | None) -> str:
+    """Whether the audit tells a leak from guessing. The interval decides; there is no other threshold here."""
+    if fpr is None or tpr is None:
+        if auc is None or not auc.resolvable:
+            return "Nothing can be concluded from so few records."
+        what, low, high, chance = "over all its records", auc.low, auc.high, 0.5
+    else:
+        what, low, high, chance = "at this caution", tpr.low, tpr.high, fpr
+    if low > chance:
+        return f"The attacker does better than guessing {what}: the model gives away who was in its training data."
+    if high < chance:
+        return f"The attacker does worse than guessing {what}; the attack does not fit this model, so nothing is shown."
+    return (
+        f"Guessing lies inside the interval: this audit found no leak {what}. It has not shown that there is none; a "
+        "stronger attack or more records may find one."
+    )
