@@ -1,4 +1,4 @@
-"""The command line: `mlflow-privacy run | audit | import | gate | config | attacks`.
+"""The command line: `mlflow-privacy run | audit | import | compare | gate | config | attacks`.
 
 Heavy imports wait until a command needs them.
 """
@@ -267,7 +267,8 @@ def gate(
         raise click.UsageError("Give --policy FILE or at least one --max ATTACK/METRIC=LIMIT.")
     if tag and (policy is None or wanted):
         raise click.UsageError("--tag records the verdict of a policy: give --policy FILE, and no --max beside it.")
-    breaches, passed = [], []
+    breaches: list[Any] = []
+    passed: list[str] = []
     if policy is not None:
         breaches += _policy_breaches(model_uri, policy, run_id, tag)
         passed.append(f"policy {policy.name}")

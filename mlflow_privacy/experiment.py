@@ -25,6 +25,7 @@ from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment_config import attack_name
 from mlflow_privacy.experiment_data import Split, load_data, prepare, split_indices, target_seed
 from mlflow_privacy.experiment_models import build_target, recipe_settings, register_model, task_of
+from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
 
 if TYPE_CHECKING:
@@ -254,7 +255,8 @@ def _train_target(
     pool = Records.concat([parts["train"], parts["holdout"]])
     members = np.arange(len(pool)) < len(parts["train"])
     task = task_of(template, data)
-    recipe = make_recipe(template, settings, task=task, source="the experiment's config", data=pool)
+    live = {"base": template} if isinstance(template, LanguageModel) else {}
+    recipe = make_recipe(template, {**settings, **live}, task=task, source="the experiment's config", data=pool)
     suffix = f" #{experiment + 1}" if config.run.num_experiments > 1 else ""
     with mlflow.start_run(run_name=f"train {variant}{suffix}", nested=True) as run:
         mlflow.set_tags({"privacy.role": "target", "privacy.variant": variant})

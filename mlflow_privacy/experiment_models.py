@@ -134,46 +134,85 @@ def _base_model(data: DataSet, train: TrainSection, settings: Mapping[str, Any])
     return dataclasses.replace(base, text_column=column, max_length=train.max_length or base.max_length)
 
 
-def register_model(model: Any, name: str, example: np.ndarray) -> str:
+def register_model(model: Any, name: str, example: Any) -> str:
     """Logs a model in the active run and registers it; returns the version.
 
     Requirements are given, because inferring them takes seconds a model.
+
+    Args:
+      example: (2, ...) records, from which the signature is taken.
     """
+    if isinstance(model, LanguageModel):
+        return _register_language_model(model, name)
+    return (
+        _register_estimator(model, name, example)
+        if hasattr(model, "get_params")
+        else _register_module(model, name, example)
+    )
+
+
+def _register_language_model(model: LanguageModel, name: str) -> str:
+    """With its tokenizer, under MLflow's transformers flavor; of a peft model the adapters, beside the base's name."""
+    import mlflow
+    import transformers
+
+    causal = model.objective == "causal_lm"
+    with _without_warnings("mlflow.transformers", "transformers"):
+        info = mlflow.transformers.log_model(
+            {"model": model.model, "tokenizer": model.tokenizer},
+            name="model",
+            task="text-generation" if causal else "text-classification",
+            registered_model_name=name,
+            pip_requirements=[f"transformers=={transformers.__version__}", "torch"],
+        )
+    return str(info.registered_model_version)
+
+
+def _register_estimator(model: Any, name: str, example: Any) -> str:
 
     import mlflow
+    import sklearn
     from mlflow.models import infer_signature
 
-    if hasattr(model, "get_params"):
-        import sklearn
+    info = mlflow.sklearn.log_model(
+        model,
+        name="model",
+        signature=infer_signature(example, np.asarray(model.predict(example))),
+        registered_model_name=name,
+        pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"numpy=={np.__version__}"],
+        **_skops_options(model, inspect.signature(mlflow.sklearn.log_model).parameters),
+    )
+    return str(info.registered_model_version)
 
-        signature = infer_signature(example, np.asarray(model.predict(example)))
-        options = _skops_options(model, inspect.signature(mlflow.sklearn.log_model).parameters)
-        info = mlflow.sklearn.log_model(
+
+def _register_module(model: Any, name: str, example: np.ndarray) -> str:
+
+    import mlflow
+    import torch
+    from mlflow.models import infer_signature
+
+    from mlflow_privacy._version import __version__
+
+    model = model.cpu().eval()
+    batch = torch.from_numpy(np.ascontiguousarray(example))
+    with torch.inference_mode():
+        output = model(batch if batch.dtype != torch.uint8 else batch.float()).numpy()
+    # An exported graph (the default of newer versions) has no layers that a reference model could reset.
+    accepts = inspect.signature(mlflow.pytorch.log_model).parameters
+    options = {"serialization_format": "pickle"} if "serialization_format" in accepts else {}
+    needs = [f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"]
+    modules = {type(sub).__module__.partition(".")[0] for sub in model.modules()}
+    needs += [f"mlflow-privacy=={__version__}"] * ("mlflow_privacy" in modules)
+    needs += ["torchvision"] * ("torchvision" in modules)
+    with _without_warnings("mlflow.pytorch"):  # of the pickle, on every target
+        info = mlflow.pytorch.log_model(
             model,
             name="model",
-            signature=signature,
+            signature=infer_signature(example, output),
             registered_model_name=name,
-            pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"numpy=={np.__version__}"],
+            pip_requirements=needs,
             **options,
         )
-    else:
-        import torch
-
-        model = model.cpu().eval()
-        with torch.inference_mode():
-            output = model(torch.from_numpy(np.ascontiguousarray(example))).numpy()
-        # An exported graph (the default of newer versions) has no layers that a reference model could reset.
-        accepts = inspect.signature(mlflow.pytorch.log_model).parameters
-        options = {"serialization_format": "pickle"} if "serialization_format" in accepts else {}
-        with _without_warnings("mlflow.pytorch"):  # of the pickle, on every target
-            info = mlflow.pytorch.log_model(
-                model,
-                name="model",
-                signature=infer_signature(example, output),
-                registered_model_name=name,
-                pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"numpy=={np.__version__}"],
-                **options,
-            )
     return str(info.registered_model_version)
 
 
@@ -192,12 +231,14 @@ def _skops_options(model: Any, accepts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _without_warnings(name: str) -> Iterator[None]:
-    """Lets only errors of one logger through."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _without_warnings(*names: str) -> Iterator[None]:
+    """Lets only errors of some loggers through."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -156,9 +156,9 @@ def ensure(
     rows_asked = slice(None) if audited is None else audited
     imported: list[_Ready] = []
     if target_members is not None:
-        imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs)
+        most = count if exactly else None
+        imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs, most)
     if exactly:
-        imported = imported[:count]
         count -= len(imported)
     elif _covers([ready.row for ready in imported]):
         count = 0
@@ -264,14 +264,17 @@ def _load_imported(
     target_members: np.ndarray,
     data_digests: Sequence[str],
     outputs: Outputs,
+    most: int | None,
 ) -> list[_Ready]:
-    """Models that were trained elsewhere on this pool by this recipe, by their number; a damaged one is left out.
+    """At most `most` models that were trained elsewhere on this pool by this recipe; a damaged one is left out.
 
     The target itself may be among them, imported as a reference of another target, and so may the model that trained
     on just the records that it did not: either would tell an attack the answer.
     """
-    ready = []
+    ready: list[_Ready] = []
     for reference in sorted(store.find_imported(imported_key(recipe, design)), key=lambda found: found.key.index):
+        if len(ready) == most:
+            break
         try:
             row = store.members(reference)
             if len(row) != design.n:

@@ -73,8 +73,9 @@ def tokenize(
 ) -> TokenizedText:
     """Tokenizes texts with the tokenizer's own special tokens.
 
-    A prompt and its text are tokenized as one string, without anything in between. A token belongs to the response
-    if a character of it is of the text. The last few results are kept in memory, by the SHA-256 of tokenizer, texts and `max_length`.
+    A prompt and its text are tokenized as one string, without anything in between. A token belongs to the response if
+    a character of it is of the text. The last few results are kept in memory, by the SHA-256 of tokenizer, texts and
+    `max_length`.
 
     Args:
       tokenizer: of transformers.

@@ -13,6 +13,7 @@ from mlflow_privacy.errors import ConfigError, PrivacyAuditError, StoreError, Un
 from mlflow_privacy.importer import architectures
 from mlflow_privacy.importer.read import Entry, LogDir, read_array, read_log_dir, references_of
 from mlflow_privacy.safe_pickle import read_weights
+from mlflow_privacy.trainers.settings import read_settings
 
 if TYPE_CHECKING:
     from mlflow_privacy.config_sections import ExperimentConfig, TrainSection
@@ -79,17 +80,21 @@ def make_plan(
         faults.append(f"there is no sound model {target}; there are {[entry.number for entry in found.entries]}.")
     if found is None or chosen is None:
         raise _error(folder, faults)
-    references = references_of(found, chosen, notes)
+    sound = not faults
+    references = references_of(found, chosen, notes) if sound else ()
     settings_file = _config(found, config, faults)
-    train = _train_section(settings_file, chosen, faults)
-    own = _is_own(chosen)
+    train, own = _train_section(settings_file, chosen, faults), _is_own(chosen)
     data = _data(chosen, settings_file, data_dir, dataset, faults)
-    if not own:
-        faults += architectures.check_name(chosen.metadata["model_name"])
-    template = _template(chosen, data, settings_file, train if own else None, faults) if data and not faults else None
-    where = None if data is None else _where(found, data, faults)
-    unsafe = _weight_faults(template, (chosen, *references), faults)
+    wrong_name = [] if own else architectures.check_name(chosen.metadata["model_name"])
+    faults += wrong_name
+    build = data is not None and not wrong_name and (train is not None or not own)
+    template = _template(chosen, data, settings_file, train if own else None, faults) if data and build else None
+    where = _where(found, data, faults) if data is not None and len(chosen.row) else None
+    # Who is a reference is not known where memberships are at fault: then every file is looked at.
+    unsafe = _weight_faults(template, (chosen, *references) if sound else found.entries, faults)
     settings = _settings(chosen, train, settings_file)
+    if not own:
+        faults += read_settings(settings, task="classification")[1]
     if faults or data is None or template is None or where is None:
         raise _error(folder, faults, unsafe=unsafe)
     formed = _in_form(data, chosen, settings_file, train if own else None)
@@ -196,7 +201,7 @@ def _in_form(data: DataSet, target: Entry, config: ExperimentConfig | None, trai
 
 def _where(found: LogDir, data: DataSet, faults: list[str]) -> np.ndarray | None:
     """Indices in the data set of the columns of the memberships."""
-    columns, n = len(found.entries[0].row), len(data.records)
+    columns, n = max(len(entry.row) for entry in found.entries), len(data.records)
     if found.row_ids is None:
         if columns != n:
             faults.append(

@@ -62,7 +62,8 @@ def read_log_dir(folder: Path, faults: list[str]) -> LogDir | None:
       faults: what is wrong is appended, a sentence each.
 
     Returns:
-      The models whose entries are sound; None if there is nothing to go on with.
+      The models whose entries are sound, without a row where the memberships are at fault; None if there is nothing
+      to go on with.
     """
     models = folder / "models"
     if not models.is_dir():
@@ -87,7 +88,11 @@ def read_log_dir(folder: Path, faults: list[str]) -> LogDir | None:
             continue
         wrong = _entry_faults(number, found)
         faults += wrong
-        if wrong or table is None or number >= len(table):
+        if wrong:
+            continue
+        path = models / _file_name(found["model_path"])
+        if table is None or number >= len(table):
+            entries.append(Entry(number, path, found, np.zeros(0, bool)))
             continue
         row = table[number]
         if row.all() or not row.any():
@@ -96,7 +101,7 @@ def read_log_dir(folder: Path, faults: list[str]) -> LogDir | None:
             faults.append(
                 f"model {number} has num_train {found['num_train']}, its row of memberships {int(row.sum())}."
             )
-        entries.append(Entry(number, models / _file_name(found["model_path"]), found, row))
+        entries.append(Entry(number, path, found, row))
     names = [entry.path.name for entry in entries]
     for name in sorted({name for name in names if names.count(name) > 1}):
         faults.append(f"{names.count(name)} models have the same file {name}.")

@@ -100,11 +100,12 @@ def _write(plan: Plan, name: str, experiment: str | None) -> ImportReport:
 
     client = mlflow.MlflowClient()
     done = _Done(client, name, _has_model(client, name))
-    experiment_id = None if experiment is None else mlflow.set_experiment(experiment).experiment_id
+    experiment_id = None if experiment is None else _experiment_id(client, experiment)
     try:
         with mlflow.start_run(
             run_name=f"import {name}", experiment_id=experiment_id, nested=mlflow.active_run() is not None
         ) as run:
+            done.run_id = run.info.run_id
             done.version = _register(plan, name)
             uri = f"models:/{name}/{done.version}"
             ids, n_known = _store_references(plan, uri, run.info.run_id, run.info.experiment_id, client, done)
@@ -115,6 +116,12 @@ def _write(plan: Plan, name: str, experiment: str | None) -> ImportReport:
     return ImportReport(name, done.version, uri, run.info.run_id, ids, n_known, plan.notes)
 
 
+def _experiment_id(client: Any, name: str) -> str:
+    """Of the experiment of this name, which is created if there is none; the active one stays what it is."""
+    known = client.get_experiment_by_name(name)
+    return client.create_experiment(name) if known is None else known.experiment_id
+
+
 @dataclasses.dataclass
 class _Done:
     """What an import has written so far."""
@@ -122,14 +129,18 @@ class _Done:
     client: Any
     name: str
     had_model: bool
+    run_id: str = ""
     version: str = ""
     references: list[Any] = dataclasses.field(default_factory=list)
 
     def undo(self) -> None:
-        """Deletes the version, and the reference runs, which no audit then finds. The target's run ends as failed."""
+        """Deletes version, logged model and reference runs, so that nobody finds them; the target's run has failed."""
         from mlflow.exceptions import MlflowException
 
         steps = [functools.partial(self.client.delete_run, reference.run_id) for reference in self.references]
+        outputs = self.client.get_run(self.run_id).outputs if self.run_id else None
+        for output in outputs.model_outputs if outputs else []:
+            steps.append(functools.partial(self.client.delete_logged_model, output.model_id))
         if not self.had_model and _has_model(self.client, self.name):
             steps.append(functools.partial(self.client.delete_registered_model, self.name))
         elif self.version:

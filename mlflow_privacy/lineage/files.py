@@ -94,7 +94,7 @@ def file_kind(path: Path) -> str:
     if not suffix and head and b"\0" not in head and any(sep.encode() in head for sep in _SEPARATORS):
         return "csv"
     raise LineageError(
-        f"the format of {path.name} is not known; data is read from CSV, JSON lines, Parquet, NPZ, NPY, Arrow or a "
+        f"the format of {path.name} is not known; data is read from CSV, Parquet, NPZ, NPY, JSON lines, Arrow or a "
         "folder of Hugging Face save_to_disk"
     )
 

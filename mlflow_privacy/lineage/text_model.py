@@ -34,10 +34,10 @@ def text_model(loaded: Any) -> LanguageModel | None:
         model, tokenizer = holder.get("model"), holder.get("tokenizer")
     else:
         model, tokenizer = getattr(holder, "model", None), getattr(holder, "tokenizer", None)
-    if not _is_transformers(model) or tokenizer is None:
+    if not _is_transformers(model):
         raise LineageError(
-            f"a {kind} with {'a model' if model is not None else 'no model'} and "
-            f"{'a' if tokenizer is not None else 'no'} tokenizer cannot be audited: log model and tokenizer together"
+            f"A {kind} whose model is a {type(model).__name__} cannot be audited: log a transformers model for "
+            "PyTorch, or an adapter of peft, together with its tokenizer."
         )
     if flavor is not None and not _peft(model):
         _remember_source(model, flavor)
@@ -60,6 +60,8 @@ def language_model(model: Any, tokenizer: Any, kind: str = "model") -> LanguageM
             "be audited. Causal language models (…ForCausalLM) and classifiers of texts (…ForSequenceClassification, "
             "one class a text) can."
         )
+    if tokenizer is None:
+        raise LineageError(f"A {kind} without a tokenizer cannot be audited: log model and tokenizer together.")
     set_padding(inner, tokenizer)
     return LanguageModel(model.eval(), tokenizer, objective, default_length(inner, tokenizer))
 

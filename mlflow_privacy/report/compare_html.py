@@ -7,10 +7,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.metrics import fpr_key
-from mlflow_privacy.report.compare_svg import roc_svg, swatch
+from mlflow_privacy.report import svg
 from mlflow_privacy.report.compare_text import p_text, pair_sentence, signed, tpr_sentences
+from mlflow_privacy.report.palette import SERIES, variables
+from mlflow_privacy.report.sections.attacks import thin_roc
 from mlflow_privacy.report.text import format_estimate, plain_text
-from mlflow_privacy.types import Estimate
+from mlflow_privacy.types import Estimate, to_json
 
 if TYPE_CHECKING:
     from mlflow_privacy.compare import Comparison, Pair
@@ -23,6 +25,7 @@ def comparison_html(comparison: Comparison) -> str:
     Names, labels and row ids come from whoever may log a run; the template escapes all of them.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("mlflow_privacy.report", "templates"),
@@ -32,6 +35,7 @@ def comparison_html(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     environment.filters["tied"] = tied
+    environment.globals |= {"variables": lambda theme: Markup(variables(theme)), "n_series": len(SERIES["light"])}
     return environment.get_template("compare.html.j2").render(**page_values(comparison))
 
 
@@ -55,14 +59,16 @@ def page_values(comparison: Comparison) -> dict[str, Any]:
             "title": f"{labels[pair.second]} against {labels[pair.first]}",
             "sentence": pair_sentence(comparison, pair),
             "more": tpr_sentences(comparison, pair),
-            "different": pair.auc_p_holm < 1 - comparison.confidence,
             "basis": _basis(pair),
             "first": labels[pair.first],
             "second": labels[pair.second],
             "rows": _difference_rows(pair, comparison),
-            # Numbers and escaped names only: `roc_svg` made this.
-            "curves": [Markup(svg) for svg in _figures(pair, labels)],
-            "legend": [(Markup(swatch(i)), labels[k]) for i, k in enumerate((pair.first, pair.second))],
+            # `report.svg` escapes what it draws.
+            "curves": [(kind, Markup(drawn)) for kind, drawn in _figures(pair, labels)],
+            "legend": [
+                (Markup(svg.swatch(i, labels[k], f"k{pair.second}-{i}")), labels[k])
+                for i, k in enumerate((pair.first, pair.second))
+            ],
             "worse": [
                 (plain_text(r.row_id, 60), plain_text(r.label, 40), _rate(r.before, pair), _rate(r.after, pair))
                 for r in pair.worse
@@ -115,10 +121,17 @@ def _basis(pair: Pair) -> str:
     return f"Paired, on the {counts} that both audits hold with the same status.{left}"
 
 
-def _figures(pair: Pair, labels: list[str]) -> list[str]:
-    curves = [(labels[k], roc) for k, roc in zip((pair.first, pair.second), pair.rocs)]
-    floor = (min(1 / pair.n_nonmembers, 0.5), min(1 / pair.n_nonmembers, 1 / pair.n_members, 0.5))
-    return [roc_svg(curves), roc_svg(curves, floor=floor)]
+def _figures(pair: Pair, labels: list[str]) -> list[tuple[str, str]]:
+    """Both models' ROC, linear and log-log."""
+    curves = [
+        {"title": labels[k], "roc": to_json(thin_roc(roc, pair.n_nonmembers))}
+        for k, roc in zip((pair.first, pair.second), pair.rocs)
+    ]
+    kinds = (("Linear", False), ("Log-log: what few false alarms allow", True))
+    return [
+        (title, svg.roc(curves, pair.n_members, pair.n_nonmembers, log=log, name=f"r{pair.second}-{int(log)}"))
+        for title, log in kinds
+    ]
 
 
 def _rate(rate: float, pair: Pair) -> str:

@@ -141,12 +141,15 @@ def _environment(kind: str) -> Environment:
         "figure": lambda value, digits=None: ours(format_estimate(as_estimate(value), digits)),
         "share": lambda value: ours(_share(as_estimate(value))),
         "percent": lambda value: ours(_percent(value)),
-        "thousands": lambda value: ours(f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"),
-        "score": lambda value: ours("–" if value is None else f"{_number(value):.4g}"),
+        "thousands": lambda value: ours(f"{value:,}" if isinstance(value, int) else f"{value:,.12g}"),
+        "score": lambda value: ours(_score(value)),
+        "mean": lambda value: ours("–" if value is None else f"{_number(value):,.3f}"),
+        "plain": lambda value: ours(f"{value:.6g}"),
         "seconds": lambda value: ours(f"{_number(value):,.1f} s"),
         "metric_title": metric_title,
         "tpr_keys": _tpr_keys,
         "paper_parts": _paper_parts,
+        "link": lambda paper: Markup(_markdown_paper(paper)),
         "code": lambda text: Markup(_code(text)) if not page else text,
         "ours": ours,
     }
@@ -177,7 +180,15 @@ def _number(value: Any) -> float:
 
 def _percent(value: float) -> str:
     """0.001 as "0.1%"."""
-    return f"{100 * value:.6g}%"
+    return f"{100 * value:.4g}%"
+
+
+def _score(value: Any) -> str:
+    """Four decimals, or four digits of what is very large or small."""
+    number = _number(value)
+    if math.isnan(number):
+        return "–"
+    return f"{number:.4f}" if 0.001 <= abs(number) < 1000 or number == 0 else f"{number:.4g}"
 
 
 def _share(estimate: Estimate | None) -> str:
@@ -203,6 +214,14 @@ def _paper_parts(paper: str) -> tuple[str, str]:
         return paper, ""
     words = paper[: found.start()].strip(" ,") or found.group().removeprefix("https://")
     return words, found.group()
+
+
+def _markdown_paper(paper: str) -> str:
+    """Words, and the address as an autolink if it is a plain https one."""
+    words, address = _paper_parts(paper)
+    if not address:
+        return escape_markdown(words)
+    return f"<{address}>" if words in address else f"{escape_markdown(words)}, <{address}>"
 
 
 def _code(text: object) -> str:

@@ -19,7 +19,7 @@ from mlflow_privacy.report.text import plain_text
 
 _LIGHT = THEMES["light"]
 _WIDTH, _HEIGHT = 420.0, 340.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 12.0, 12.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 20.0, 12.0, 46.0
 _CELLS = 360
 
 

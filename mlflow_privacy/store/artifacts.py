@@ -27,6 +27,10 @@ class Parquet(_LoadedFirst, artifacts.ParquetEvaluationArtifact):
     """A table; its content is a DataFrame."""
 
 
+class Text(_LoadedFirst, artifacts.TextEvaluationArtifact):
+    """A page or a text; its content is a string."""
+
+
 class Json(_LoadedFirst, artifacts.JsonEvaluationArtifact):
     """A document; its content is a dictionary."""
 
@@ -38,5 +42,8 @@ KINDS: dict[str, tuple[str, Any]] = {
     "metrics.json": ("privacy/metrics", Json),
     "audit.json": ("privacy/audit", Json),
     "roc.csv": ("privacy/roc_data", Csv),
+    "privacy_report.html": ("privacy/report", Text),
+    "privacy_report.md": ("privacy/report_text", Text),
+    "privacy_result.json": ("privacy/result", Json),
     "scores.parquet": ("privacy/scores", Parquet),
 }

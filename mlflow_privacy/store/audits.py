@@ -90,7 +90,7 @@ def read_audit(model_uri: str, client: MlflowClient | None = None, *, run_id: st
     """
     from mlflow import MlflowClient
 
-    from mlflow_privacy.store.results import latest_audit
+    from mlflow_privacy.store.results import audited_model, is_audit_of, latest_audit
 
     client = client or MlflowClient()
     metrics: Mapping[str, float]
@@ -99,6 +99,8 @@ def read_audit(model_uri: str, client: MlflowClient | None = None, *, run_id: st
         run = client.get_run(run_id)
     else:
         run = client.get_run(run_id)
+        if not is_audit_of(run, audited_model(model_uri, client)):
+            raise StoreError(f"Run {run_id} is no audit of {model_uri}; leave out the run id to read its newest one.")
         metrics = {key: value for key, value in run.data.metrics.items() if key.startswith("privacy/")}
     record, findings, scores = _read_files(client, run_id, model_uri)
     tags = run.data.tags

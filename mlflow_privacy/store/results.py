@@ -14,10 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from mlflow_privacy.errors import StoreError
+from mlflow_privacy.errors import ConfigError, StoreError
 from mlflow_privacy.metrics import fpr_key
 from mlflow_privacy.report.figures import roc_figure, score_histograms
+from mlflow_privacy.report.html import render_html, render_markdown
 from mlflow_privacy.report.markdown import brief_verdict, markdown_verdict, replace_block
+from mlflow_privacy.report.pdf import pdf_report
+from mlflow_privacy.report.schema import result_json
 from mlflow_privacy.report.tables import audit_json, metrics_json, roc_csv, scores_table
 from mlflow_privacy.report.text import (
     blind_differs,
@@ -35,9 +38,16 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 FOLDER = "privacy"
+# Beside that folder, where whoever opens the run or the model sees it first.
+REPORT, REPORT_TEXT, REPORT_PDF, RESULT = (
+    "privacy_report.html",
+    "privacy_report.md",
+    "privacy_report.pdf",
+    "privacy_result.json",
+)
 # Stays with the audit run: what a model holds travels with every deployed copy of it, which should be neither a list
 # of who was in the training data nor megabytes.
-RUN_ONLY = ("scores.parquet", "roc.csv")
+RUN_ONLY = (f"{FOLDER}/scores.parquet", f"{FOLDER}/roc.csv", REPORT_PDF)
 NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
 _TAG_FPR = 0.01  # one for all models, so that versions compare
 _TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit
@@ -69,7 +79,7 @@ def publish(
     """
     run = client.get_run(run_id)
     with tempfile.TemporaryDirectory() as folder:
-        paths = _write_files(result, Path(folder) / FOLDER)
+        paths = _write_files(result, Path(folder) / FOLDER) + _write_report(result, Path(folder), pdf=True)
         client.log_artifacts(run_id, folder)
         if log_metrics:
             _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
@@ -77,7 +87,8 @@ def publish(
         if write_back and result.model.model_id:
             model_id = result.model.model_id
             for name in RUN_ONLY:
-                (Path(folder) / FOLDER / name).unlink()
+                (Path(folder) / name).unlink(missing_ok=True)
+            _write_report(result, Path(folder), top=0)  # without the list of the most exposed records
             _attempt(f"artifacts of {model_id}", lambda: client.log_model_artifacts(model_id, folder))
             _attempt(f"tags of {model_id}", lambda: _tag_logged_model(client, model_id, run, result))
     if write_back and result.model.name and result.model.version:
@@ -101,6 +112,8 @@ def evaluation_artifacts(result: AuditResult, paths: Mapping[str, str]) -> dict[
     found: dict[str, EvaluationArtifact] = {}
     for path, uri in paths.items():
         file = path.rsplit("/", 1)[-1]
+        if file not in KINDS:
+            continue
         name, kind = KINDS[file]
         found[name] = kind(uri, at_once[file](result) if file in at_once else None)
     return found
@@ -148,6 +161,24 @@ def _write_files(result: AuditResult, folder: Path) -> list[str]:
         (folder / name).write_bytes(data)
     scores_table(result).to_parquet(folder / "scores.parquet", index=False)
     return [f"{FOLDER}/{name}" for name in (*content, "scores.parquet")]
+
+
+def _write_report(result: AuditResult, folder: Path, *, top: int = 20, pdf: bool = False) -> list[str]:
+    """The report in all its forms, made from one document; their paths inside the run."""
+    try:
+        text = result_json(result, thresholds=result.options.get("thresholds") or {}, top=top)
+    except ConfigError as error:  # it is late for that, and the audit itself stands
+        _logger.warning("The report shows no limits: %s", error)
+        text = result_json(result, top=top)
+    document = json.loads(text)
+    page = render_html(document)
+    files = {REPORT: page.encode(), REPORT_TEXT: render_markdown(document).encode(), RESULT: text.encode()}
+    printed = pdf_report(page) if pdf else None
+    if printed is not None:
+        files[REPORT_PDF] = printed
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return list(files)
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -308,7 +339,7 @@ def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | Non
         except MlflowException as error:
             _logger.warning("Audit run %s, named by %s, cannot be read: %s", tagged_run, model.uri, error)
         else:
-            if run.info.lifecycle_stage == "active" and _is_audit_of(run, model):
+            if run.info.lifecycle_stage == "active" and is_audit_of(run, model):
                 yield run
     experiments = [e.experiment_id for e in _pages(lambda token: client.search_experiments(page_token=token))]
     query = "tags.`privacy.role` = 'audit' and attributes.status = 'FINISHED'"
@@ -317,10 +348,10 @@ def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | Non
         return _pages(lambda token: client.search_runs(some, query, page_token=token))
 
     for start in range(0, len(experiments), _PAGE):
-        yield from (run for run in search(experiments[start : start + _PAGE]) if _is_audit_of(run, model))
+        yield from (run for run in search(experiments[start : start + _PAGE]) if is_audit_of(run, model))
 
 
-def _is_audit_of(run: Run, model: AuditedModel) -> bool:
+def is_audit_of(run: Run, model: AuditedModel) -> bool:
     """By logged model where both know one, else by name and version, else by URI.
 
     A name that was deleted and used again has the same versions but other source runs.

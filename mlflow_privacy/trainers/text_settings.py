@@ -38,6 +38,7 @@ from mlflow_privacy.trainers.settings import (
     _name,
     _number,
     _pair,
+    _without_defaults,
     fault_text,
     nearest,
     optimizer_class,
@@ -169,6 +170,8 @@ def read_text_settings(
         faults.append(f"{', '.join(map(repr, options))} go with an optimizer of torch.optim, not with {optimizer!r}.")
     if faults:
         return None, faults
+    if options:
+        options = _without_defaults(optimizer, options)
     return TextSettings(**values, optimizer_options=options, warmup=warmups[0] if warmups else ("steps", 0.0)), []
 
 

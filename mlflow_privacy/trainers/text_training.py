@@ -102,7 +102,7 @@ def fit(
                 data_collator=lambda batch: collate(data, batch),
                 compute_loss_func=_loss(model, settings, data.objective),
                 callbacks=[_callback(model, report)],
-                optimizers=(_optimizer(model, settings), None),
+                optimizers=(optimizer_of(model, settings), None),
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
@@ -188,7 +188,7 @@ def _orthogonality(model: Any) -> Callable[[], Any]:
     return value
 
 
-def _optimizer(model: Any, settings: TextSettings) -> Any:
+def optimizer_of(model: Any, settings: TextSettings) -> Any:
     """An optimizer of `torch.optim`, weight decay on matrices only; None for those that transformers makes itself."""
     cls = optimizer_class(settings.optimizer)
     if cls is None:

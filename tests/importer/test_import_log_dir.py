@@ -13,11 +13,12 @@ from pm_dirs import CLASSES, Convolutional, N, Perceptron, Wide, memberships, wr
 
 from mlflow_privacy import zoo
 from mlflow_privacy.cli import main
-from mlflow_privacy.errors import ConfigError, UnsafeError
+from mlflow_privacy.errors import ConfigError, StoreError, UnsafeError
 from mlflow_privacy.evaluators.call import LISTENER
 from mlflow_privacy.experiment import run_experiment
 from mlflow_privacy.experiment_config import parse_config
 from mlflow_privacy.importer import import_log_dir
+from mlflow_privacy.importer.plan import make_plan
 from mlflow_privacy.zoo import make_dataset
 
 RNG = np.random.default_rng(3)
@@ -164,13 +165,30 @@ def test_one_pair_is_a_target_without_references(tmp_path, tracking):
     assert (result.references["n_imported"], result.references["n_trained"]) == (0, 2)
 
 
-@pytest.mark.parametrize("form", ["pt", "pth", "safetensors"])
-def test_other_forms_of_weights_are_read(form, tmp_path, tracking, no_training):
-    modules, rows = perceptrons(4), memberships(2)
-    folder = write(tmp_path / "demo", modules, rows, form=form)
-    result = audited(import_log_dir(folder, name="other").model_uri)
-    where = data_rows(result, None, rows[0])
-    np.testing.assert_allclose(result.evidence.signals.target, confidence(modules[0], X[where], Y[where]), atol=1e-4)
+@pytest.mark.parametrize("form", ["pkl", "pt", "pth", "safetensors"])
+def test_all_forms_of_weights_are_read(form, tmp_path):
+    modules = perceptrons(4)
+    plan = make_plan(write(tmp_path / "demo", modules, memberships(2), form=form), target=1)
+    assert [entry.number for entry in plan.references] == [2, 3]
+    for entry in (plan.target, *plan.references):
+        direct = confidence(modules[entry.number], X, Y)
+        np.testing.assert_allclose(confidence(plan.module(entry), X, Y), direct, atol=1e-5)
+
+
+def test_a_file_that_changes_after_the_check_is_not_taken(directory):
+    plan = make_plan(directory)
+    plan.target.path.write_bytes(pickle.dumps(Perceptron(4, CLASSES).state_dict()))
+    with pytest.raises(StoreError, match="has changed since it was checked"):
+        plan.module(plan.target)
+
+
+def test_momentum_is_taken_from_the_config_of_the_training(directory, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {dataset: pm-table}\ntrain: {model_name: mlp, momentum: 0.7, epochs: 9}\n")
+    assert make_plan(directory, config=path).settings["momentum"] == 0.7
+    assert make_plan(directory, config=path).settings["epochs"] == 2
+    with pytest.raises(ConfigError, match="nothing.yaml"):
+        make_plan(directory, config=tmp_path / "nothing.yaml")
 
 
 @pytest.mark.parametrize(("name", "make"), [("CNN", Convolutional), ("wrn28-1", Wide)])
@@ -291,17 +309,20 @@ def test_all_faults_are_one_error_and_nothing_is_written(directory, tracking):
     wrong = {**states[5].state_dict(), "fc9.weight": torch.zeros(1)}
     del wrong["fc2.bias"]
     (models / "model_5.pkl").write_bytes(pickle.dumps(wrong))
+    edit(directory, set_all(epochs=0, num_train=7))
     before = contents(tracking)
     with pytest.raises(ConfigError) as error:
         import_log_dir(directory, name="old")
     for fault in (
+        "model 0 has num_train 7, its row of memberships 30",
+        "epochs must be a whole number of at least 1, got 0",
         "model 2: .*model_2.pkl cannot be read",
         "model 3, model_3.pkl: fc1.weight hold NaN",
         r"model 4, model_4.pkl: fc1.weight has the shape \(128, 6\) instead of \(128, 5\)",
         "model 5, model_5.pkl: it lacks fc2.bias",
         "model 5, model_5.pkl: it has fc9.weight",
     ):
-        assert error.match(fault)
+        assert error.match(f"(?s).*{fault}")
     assert contents(tracking) == before
 
 
@@ -356,11 +377,13 @@ def test_wrong_memberships_are_refused(rows, message, directory, tracking):
 def test_no_directory_no_metadata_no_such_model(directory, tracking, tmp_path):
     with pytest.raises(ConfigError, match="no folder models"):
         import_log_dir(tmp_path / "nowhere")
+    before = mlflow.active_run(), contents(tracking)
     with pytest.raises(ConfigError, match="there is no sound model 6"):
         import_log_dir(directory, target=6)
     (directory / "models" / "models_metadata.json").unlink()
     with pytest.raises(ConfigError, match="training has not ended"):
         import_log_dir(directory)
+    assert (mlflow.active_run(), contents(tracking)) == before
 
 
 @pytest.mark.parametrize("had_model", [False, True])
@@ -385,6 +408,8 @@ def test_an_import_that_fails_in_the_middle_leaves_nothing_that_counts(had_model
         import_log_dir(directory, name="old")
     assert len(tracking.search_model_versions("name='old'")) == versions
     assert bool(tracking.search_registered_models()) is had_model
+    experiments = [e.experiment_id for e in tracking.search_experiments()]
+    assert len(tracking.search_logged_models(experiments)) == versions
     assert {run.info.run_id for run in finished_runs(tracking)} == finished
     assert len(calls) == 3
 

@@ -23,6 +23,7 @@ from mlflow_privacy.store.results import NOTE_TAG, evaluation_artifacts, latest_
 from mlflow_privacy.types import AuditedModel, Estimate
 
 FILES = {"roc.png", "scores_histogram.png", "metrics.json", "roc.csv", "scores.parquet", "audit.json"}
+REPORTS = {"privacy_report.html", "privacy_report.md", "privacy_result.json"}
 X = np.arange(8.0).reshape(4, 2)
 
 
@@ -98,8 +99,11 @@ def test_an_audit_is_found_on_run_logged_model_and_version(tracking, register, a
     dataset = mlflow.data.from_numpy(X, name="privacy pool")
     run_id, paths, result = audited(model, dataset=dataset)
 
-    assert {path.split("/")[1] for path in paths} == FILES
-    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths)
+    inside = {path for path in paths if path.startswith("privacy/")}
+    assert {path.split("/")[1] for path in inside} == FILES
+    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == inside
+    assert {f.path for f in tracking.list_artifacts(run_id)} - {"privacy"} == set(paths) - inside
+    assert set(paths) - inside - {"privacy_report.pdf"} == REPORTS
     run = tracking.get_run(run_id)
     assert run.data.metrics == result.metrics
     assert run.data.tags["privacy.role"] == "audit"
@@ -134,9 +138,15 @@ def test_a_real_logged_model_still_loads_and_carries_no_list_of_members(tracking
             registered_model_name="real",
         )
     version = str(info.registered_model_version)
-    audited(AuditedModel(f"models:/real/{version}", "real", version, info.model_id, run.info.run_id, "sklearn"))
+    run_id, _, _ = audited(
+        AuditedModel(f"models:/real/{version}", "real", version, info.model_id, run.info.run_id, "sklearn")
+    )
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{info.model_id}"))
     assert {p.name for p in (folder / "privacy").iterdir()} == FILES - {"scores.parquet", "roc.csv"}
+    for name in REPORTS:  # the run's report names the most exposed records, the model's does not
+        assert "train:" not in (folder / name).read_text(), name
+    on_run = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="privacy_report.html"))
+    assert "train:" in on_run.read_text()
     assert mlflow.sklearn.load_model(f"models:/real/{version}").predict(X).shape == (4,)
     assert latest_metrics(f"models:/real/{version}")
 

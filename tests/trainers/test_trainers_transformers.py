@@ -19,8 +19,15 @@ from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.text import LanguageModel, pad_batch, tokenize
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.text_base import plain_base, state_digest
-from mlflow_privacy.trainers.text_settings import TextSettings, read_text_settings
-from mlflow_privacy.trainers.text_training import batch_loss, collate, fit, total_steps, warmup_steps
+from mlflow_privacy.trainers.text_settings import TextSettings, read_text_settings, text_settings_from_params
+from mlflow_privacy.trainers.text_training import (
+    batch_loss,
+    collate,
+    fit,
+    optimizer_of,
+    total_steps,
+    warmup_steps,
+)
 from mlflow_privacy.trainers.transformers import fresh, text_data
 from mlflow_privacy.zoo.transformers_models import check_transformer, load_base
 
@@ -427,6 +434,36 @@ def test_steps_and_warmup_are_counted():
     assert read_text_settings({**SETTINGS, "warmup_steps": 1, "warmup_ratio": 0.1})[1] == [
         "only one of warmup_steps, warmup_ratio may be given."
     ]
+
+
+def test_weight_decay_spares_biases_and_norms():
+    settings = TextSettings(1e-3, epochs=1, batch_size=1, weight_decay=0.1)
+    model = make_model()
+    decayed, spared = (group["params"] for group in optimizer_of(model, settings).param_groups)
+    assert {p.ndim for p in decayed} == {2}
+    assert {p.ndim for p in spared} == {1}
+    assert len(decayed) + len(spared) == len(list(model.parameters()))
+
+
+def test_run_parameters_of_transformers_own_logging_are_a_recipe():
+    import transformers
+
+    arguments = transformers.TrainingArguments(
+        output_dir="unused", per_device_train_batch_size=4, num_train_epochs=2, learning_rate=5e-3, use_cpu=True,
+        warmup_steps=3, lr_scheduler_type="cosine", adam_beta2=0.95, gradient_accumulation_steps=2,
+    )  # fmt: skip
+    params = {key: str(value) for key, value in arguments.to_dict().items()}
+    parsed, faults = read_text_settings(text_settings_from_params(params))
+    assert faults == []
+    assert parsed == TextSettings(
+        5e-3,
+        epochs=2,
+        batch_size=4,
+        gradient_accumulation_steps=2,
+        schedule="cosine",
+        warmup=("steps", 3.0),
+        optimizer_options={"betas": [0.9, 0.95]},
+    )
 
 
 def test_texts_without_anything_to_learn_are_named():

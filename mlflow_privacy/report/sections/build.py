@@ -26,6 +26,7 @@ __all__ = ["build_document", "check_thresholds"]
 
 _TRIMMED = 0.05
 _SPEC_LIMIT = 24
+_FLAGS = {"num_ref_models": "--num-ref-models", "random_seed": "--seed"}
 
 
 def build_document(
@@ -186,12 +187,13 @@ def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _commands(result: AuditResult) -> tuple[Fact, ...]:
     uri = result.model.uri
-    changed = {k: v for k, v in _brief(result.options).items() if k in ("num_ref_models", "random_seed")}
+    changed = {k: v for k, v in _brief(result.options).items() if k in _FLAGS}
     config = json.dumps({"privacy_meter": changed}, ensure_ascii=False)
+    flags = [f"{flag} {changed[key]}" for key, flag in _FLAGS.items() if isinstance(changed.get(key), int)]
     call = f'mlflow.evaluate({json.dumps(uri, ensure_ascii=False)}, evaluators=["privacy_meter"]'
     return (
         Fact("Python", f"{call}, evaluator_config={config})" if changed else f"{call})"),
-        Fact("Shell", f"mlflow-privacy audit {shlex.quote(uri)}"),
+        Fact("Shell", " ".join(["mlflow-privacy audit", shlex.quote(uri), *flags])),
     )
 
 
