@@ -15,7 +15,7 @@ from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest
 from mlflow_privacy.signals import model_outputs, residual_scale
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records
+from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
 
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language_outputs import LanguageAids
@@ -41,7 +41,7 @@ class Asking:
     rows: np.ndarray
     keys: tuple[str, ...]
     queries: int
-    task: str
+    task: Task
     classes: np.ndarray | None
     options: AuditOptions
     augmentation: Mapping[str, Any]

@@ -40,6 +40,9 @@ class AuditOptions(BaseModel):
     population_size: int | None = Field(default=None, ge=1)
     data_size: int | None = Field(default=None, ge=4)
     num_queries: int = Field(default=2, ge=1)
+    # The question asked; the attacks run for every one of them. See docs/games.md.
+    game: Literal["membership", "dp", "range", "usage"] = "membership"
+    game_options: Mapping[str, Any] = Field(default_factory=dict)
     # How fast; never in a fingerprint.
     device: str = "auto"
     batch_size: int = Field(default=1024, ge=1)

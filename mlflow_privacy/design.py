@@ -22,21 +22,28 @@ class Design:
       n: number of records in the pool.
       seed: the config's `random_seed`.
       fraction: share of the pool each reference trains on.
+      always: (n,) bool, records that every reference trains on; the split is over the others. None: over all.
     """
 
     pool_digest: str
     n: int
     seed: int
     fraction: float = 0.5
+    always: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
             raise DesignError(f"reference_fraction must be in (0, 1), got {self.fraction}.")
-        if not 1 <= round(self.fraction * self.n) < self.n:
+        if not 1 <= round(self.fraction * self.n_split) < self.n_split:
             raise DesignError(
-                f"reference_fraction={self.fraction} of a pool of {self.n} records leaves no record in or none out. "
-                "Use a larger pool, or a fraction nearer to one half."
+                f"reference_fraction={self.fraction} of a pool of {self.n_split} records leaves no record in or none "
+                "out. Use a larger pool, or a fraction nearer to one half."
             )
+
+    @property
+    def n_split(self) -> int:
+        """How many records are split over the references."""
+        return self.n if self.always is None else int((~self.always).sum())
 
     @property
     def group(self) -> int:
@@ -46,6 +53,8 @@ class Design:
     def members(self, index: int) -> np.ndarray:
         """(n,) bool: the records that reference `index` trains on, `fraction` of them, the smaller side rounded up.
 
+        Records of `always` come on top, and are no part of the permutation.
+
         A group shares one permutation of the pool; member j of it takes a window that starts at j · n / group. At
         one half the two windows are complementary.
 
@@ -53,6 +62,10 @@ class Design:
         >>> bool((design.members(0) ^ design.members(1)).all())
         True
         """
+        if self.always is not None:
+            row = self.always.copy()
+            row[~self.always] = dataclasses.replace(self, n=self.n_split, always=None).members(index)
+            return row
         group, position = divmod(index, self.group)
         entropy = [
             self.seed & 0xFFFFFFFF,
@@ -86,6 +99,10 @@ class Design:
         >>> Design("00" * 32, n=6, seed=1).audited(4).tolist()
         [0, 2, 4, 5]
         """
+        if self.always is not None:
+            free = np.flatnonzero(~self.always)
+            drawn = dataclasses.replace(self, n=len(free), always=None).audited(count)
+            return free if drawn is None else free[drawn]
         if count is None or count == self.n:
             return None
         if count > self.n:

@@ -269,8 +269,8 @@ def _name_faults(values: Mapping[str, Any]) -> list[str]:
         idle = _IDLE.get(family or "", ())
         faults += [_idle(f"train.variants.{name}.{key}", model, family) for key in idle if variants and key in own]
     if not variants and families <= set(_IDLE):
-        model, (family,) = str(base["model_name"]), families or {""}
-        faults += [_idle(f"train.{key}", model, family) for key in _IDLE.get(family, ()) if key in train]
+        model, family = str(base["model_name"]), next(iter(families), None)
+        faults += [_idle(f"train.{key}", model, family) for key in _IDLE.get(family or "", ()) if key in train]
     return faults
 
 

@@ -19,7 +19,7 @@ from mlflow_privacy.config_sections import (
     training_settings,
 )
 from mlflow_privacy.errors import ConfigError
-from mlflow_privacy.text import LanguageModel
+from mlflow_privacy.text import LanguageModel, Objective
 from mlflow_privacy.types import Task
 from mlflow_privacy.zoo.data import image_statistics
 from mlflow_privacy.zoo.families import model_family
@@ -107,7 +107,7 @@ def _text_faults(settings: Mapping[str, Any]) -> list[str]:
     from mlflow_privacy.trainers.text_peft import read_peft
     from mlflow_privacy.trainers.text_settings import read_text_settings
 
-    objective = settings.get("objective") or "causal_lm"
+    objective: Objective = settings.get("objective") or "causal_lm"
     faults = read_text_settings(settings, objective=objective)[1]
     if isinstance(settings.get("peft"), Mapping):
         faults += read_peft(settings["peft"], objective)[1]

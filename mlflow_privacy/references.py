@@ -87,6 +87,7 @@ class References:
       fingerprint: under which they are found again.
       rows: (m, n_pool) bool, who of the whole pool each trained on.
       n_imported: how many of the loaded ones were trained elsewhere; they come first.
+      further: outputs of each on the data that only a game asks about.
     """
 
     member: np.ndarray
@@ -98,18 +99,20 @@ class References:
     fingerprint: str
     rows: np.ndarray
     n_imported: int = 0
+    further: tuple[tuple[ModelOutputs, ...], ...] = ()
 
 
 def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
     """The key of reference `index`: SHA-256 of recipe, pool digest, members and seed."""
-    fingerprint = digest(
-        {
-            "recipe": recipe_digest(recipe),
-            "pool": design.pool_digest,
-            "seed": design.seed,
-            "fraction": design.fraction,
-        }
-    )
+    parts: dict[str, Any] = {
+        "recipe": recipe_digest(recipe),
+        "pool": design.pool_digest,
+        "seed": design.seed,
+        "fraction": design.fraction,
+    }
+    if design.always is not None:
+        parts["always"] = members_digest(design.always)
+    fingerprint = digest(parts)
     return ReferenceKey(fingerprint, index, members_digest(design.members(index)), design.train_seed(index))
 
 
@@ -135,19 +138,21 @@ def ensure(
     audited: np.ndarray | None = None,
     target_members: np.ndarray | None = None,
     exactly: bool = True,
+    n_further: int = 0,
     device: str = "auto",
     progress: bool | str = "auto",
 ) -> References:
     """Takes imported references, then loads the first ones of a design, and trains those that are missing.
 
     Args:
-      data_digests: of the pool and, if there is one, of the population.
+      data_digests: of the pool, of the population if there is one, and of what a game asks about besides.
       outputs: a model's outputs on the data behind `data_digests`, in that order.
       store: where references are found and kept; each is stored as soon as it is trained.
       audited: indices of the pool's records that `outputs` is about; None for all.
       target_members: (n,) bool of the whole pool; imported models that trained on just these or just the other
         records are no references. None uses no imported ones.
       exactly: `count` references, whatever was imported; else imported ones alone where each record has IN and OUT.
+      n_further: how many of `data_digests`, the last ones, belong to a game.
       progress: "auto" shows a bar on a terminal.
     """
     from mlflow_privacy.trainers import trainer_for
@@ -165,7 +170,7 @@ def ensure(
     if imported:
         _logger.info("%d imported reference model(s) are used, %d more of the design.", len(imported), count)
     if not count:
-        return _together(imported, [], rows_asked, 0, imported_key(recipe, design))
+        return _together(imported, [], rows_asked, 0, imported_key(recipe, design), n_further)
     keys = [reference_key(design, recipe, index) for index in range(count)]
     fingerprint = keys[0].fingerprint
     stored = {i: ref for i, ref in store.find(fingerprint).items() if i < count and ref.key == keys[i]}
@@ -214,7 +219,8 @@ def ensure(
                 started = time.time()
                 bar.n = max(bar.n, missing.index(index) + 1)
                 bar.refresh()
-    return _together(imported, [done[index] for index in range(count)], rows_asked, len(missing), fingerprint)
+    ready = [done[index] for index in range(count)]
+    return _together(imported, ready, rows_asked, len(missing), fingerprint, n_further)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,21 +233,28 @@ class _Ready:
 
 
 def _together(
-    imported: Sequence[_Ready], designed: Sequence[_Ready], rows_asked: Any, n_trained: int, fingerprint: str
+    imported: Sequence[_Ready],
+    designed: Sequence[_Ready],
+    rows_asked: Any,
+    n_trained: int,
+    fingerprint: str,
+    n_further: int = 0,
 ) -> References:
     """All references side by side, imported ones first."""
     ready = [*imported, *designed]
+    main = len(ready[0].outputs) - n_further
     rows = np.stack([one.row for one in ready])
     return References(
         member=rows.T[rows_asked],
         pool=tuple(one.outputs[0] for one in ready),
-        population=tuple(one.outputs[1] for one in ready if len(one.outputs) > 1),
+        population=tuple(one.outputs[1] for one in ready if main > 1),
         run_ids=tuple(one.run_id for one in ready),
         n_loaded=len(ready) - n_trained,
         n_trained=n_trained,
         fingerprint=fingerprint,
         rows=rows,
         n_imported=len(imported),
+        further=tuple(one.outputs[main:] for one in ready) if n_further else (),
     )
 
 

@@ -125,6 +125,9 @@ class AuditTarget:
       recipe_problem: one sentence with the remedy, "" if there is a recipe.
       n_duplicates: exact duplicates of members that were left out of the non-members.
       warnings: sentences for the report.
+      always: (n,) bool over `pool`, members that every reference trains on too and that nobody asks about: where
+        canaries were logged, all members but these. None for no such records.
+      claims: {"epsilon", "delta", "source"}: what the training says of its own differential privacy; empty if nothing.
     """
 
     model: AuditedModel
@@ -137,6 +140,8 @@ class AuditTarget:
     sources: tuple[DataSource, ...] = ()
     n_duplicates: int = 0
     warnings: tuple[str, ...] = ()
+    always: np.ndarray | None = None
+    claims: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +276,33 @@ class AttackResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class GameResult:
+    """One question beside membership, answered.
+
+    Attributes:
+      name: "dp" | "range" | "usage".
+      title: for tables and figures.
+      sentence: the answer in plain words.
+      summary: the same in a few characters, for a tag.
+      rows: (label, estimate), for a table.
+      metrics: estimates by the names they are logged under, `privacy/<name>/<key>`.
+      options: what the game ran with.
+      assumption: what the answer supposes; "" if nothing.
+      figure: {"x", "y"} of one length, optionally {"low", "high"} and {"x_label", "y_label"}; None without a curve.
+    """
+
+    name: str
+    title: str
+    sentence: str
+    summary: str
+    rows: tuple[tuple[str, Estimate], ...]
+    metrics: Mapping[str, Estimate]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    assumption: str = ""
+    figure: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Fidelity:
     """Accuracy (or R²) and mean loss of target and references on members and non-members, side by side.
 
@@ -316,6 +348,7 @@ class AuditResult:
       warnings: what could make this audit wrong, worst first.
       timings: seconds per stage, in order.
       environment: versions of Python, packages, device.
+      games: answers beside membership, by name.
       evidence: memberships and signals behind the scores, for whoever stores them; not in the JSON.
     """
 
@@ -338,6 +371,7 @@ class AuditResult:
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    games: Mapping[str, GameResult] = dataclasses.field(default_factory=dict)
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
@@ -348,6 +382,10 @@ class AuditResult:
             for key, estimate in attack.metrics.items():
                 if estimate.resolvable:
                     out.update(flat_estimate(f"privacy/{attack.name}/{key}", estimate))
+        for name, game in self.games.items():
+            for key, estimate in game.metrics.items():
+                if estimate.resolvable:
+                    out.update(flat_estimate(f"privacy/{name}/{key}", estimate))
         if self.blind is not None:
             out.update(flat_estimate("privacy/blind/auc", self.blind))
         for who, values in (("target", self.fidelity.target), ("reference", self.fidelity.reference)):

@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,10 @@ class _Done:
         """Deletes version, logged model and reference runs, so that nobody finds them; the target's run has failed."""
         from mlflow.exceptions import MlflowException
 
-        steps = [functools.partial(self.client.delete_run, reference.run_id) for reference in self.references]
-        outputs = self.client.get_run(self.run_id).outputs if self.run_id else None
-        for output in outputs.model_outputs if outputs else []:
-            steps.append(functools.partial(self.client.delete_logged_model, output.model_id))
+        steps: list[Callable[[], Any]] = [
+            functools.partial(self.client.delete_run, reference.run_id) for reference in self.references
+        ]
+        steps.append(self._delete_logged_models)
         if not self.had_model and _has_model(self.client, self.name):
             steps.append(functools.partial(self.client.delete_registered_model, self.name))
         elif self.version:
@@ -150,6 +150,11 @@ class _Done:
                 step()
             except MlflowException as error:
                 _logger.warning("A part of the failed import could not be deleted: %s", error)
+
+    def _delete_logged_models(self) -> None:
+        outputs = self.client.get_run(self.run_id).outputs if self.run_id else None
+        for output in outputs.model_outputs if outputs else []:
+            self.client.delete_logged_model(output.model_id)
 
 
 def _has_model(client: Any, name: str) -> bool:

@@ -47,9 +47,7 @@ def html_report(
       >>> html_report(example_result(n=100))[:15]
       '<!DOCTYPE html>'
     """
-    document = build_document(
-        result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top
-    )
+    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
     return render_html(to_json(document))
 
 
@@ -69,9 +67,7 @@ def markdown_report(
       >>> markdown_report(example_result(n=100)).splitlines()[0]
       '# Privacy audit of example v1'
     """
-    document = build_document(
-        result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top
-    )
+    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
     return render_markdown(to_json(document))
 
 

@@ -38,9 +38,7 @@ def result_json(
       >>> json.loads(result_json(example_result(n=100)))["headline"]
       'rmia'
     """
-    document = build_document(
-        result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top
-    )
+    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
     return json.dumps(to_json(document), ensure_ascii=False, allow_nan=False)
 
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
-from mlflow_privacy.trainers import ensemble
 from mlflow_privacy.trainers import torch_augment as augment
+from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (

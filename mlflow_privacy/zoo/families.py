@@ -7,8 +7,10 @@ from typing import Literal
 
 Family = Literal["torch", "sklearn", "transformers"]
 # Names of the Hugging Face hub without an owner before them: of the first years, and no more are added.
-_OLD_NAMES = ("albert-", "bert-", "camembert-", "distilbert-", "distilgpt2", "distilroberta-", "gpt2", "openai-gpt")
-_OLD_NAMES = (*_OLD_NAMES, "roberta-", "xlm-", "xlnet-")
+_OLD_NAMES = (
+    *("albert-", "bert-", "camembert-", "distilbert-", "distilgpt2", "distilroberta-", "gpt2", "openai-gpt"),
+    *("roberta-", "xlm-", "xlnet-"),
+)
 
 
 def model_family(name: str) -> Family | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class HeConv2d(nn.Conv2d):
     (1.0, 0.0)
     """
 
-    fan = "fan_out"
+    fan: Literal["fan_in", "fan_out"] = "fan_out"
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -320,7 +320,7 @@ def test_the_command_compares_prints_and_writes_the_page(publish, tmp_path):
     record = json.loads(silent.output)
     assert record["run_id"] is None
     assert "compare/v2_vs_v1/tpr_at_fpr_0.05_difference" in record["metrics"]
-    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
     assert CliRunner().invoke(main, ["compare", uris[0]]).exit_code == 2
     assert CliRunner().invoke(main, ["compare", uris[0], "models:/credit/9"]).exit_code == 2
 

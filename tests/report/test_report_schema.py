@@ -36,8 +36,10 @@ def test_results_are_valid(validator):
         dataclasses.replace(base, blind=None, fidelity=Fidelity({}, {}, {}), references={"n": 0}, sources=()),
         dataclasses.replace(base, task="regression", y=np.linspace(0, 1, 600)),
     ):
-        for options in ({}, {"top": 0}, {"thresholds": {"rmia/auc": 0.6}}, {"content": {"train:1": "x"}}):
-            validator.validate(json.loads(result_json(result, **options)))
+        validator.validate(json.loads(result_json(result)))
+    options = {"thresholds": {"rmia/auc": 0.6}, "slices": {"half": np.arange(600) % 2}, "content": {"train:1": "x"}}
+    validator.validate(json.loads(result_json(base, **options)))
+    validator.validate(json.loads(result_json(base, top=0)))
 
 
 def test_an_audit_of_a_real_model_is_valid(validator):
@@ -59,7 +61,7 @@ def test_an_audit_of_a_real_model_is_valid(validator):
         member,
         "classification",
     )
-    result = audit(target, AuditOptions(progress=False))
+    result = audit(target, AuditOptions(progress=False, num_ref_models=4))
     validator.validate(json.loads(result_json(result)))
     assert "tree v1" in html_report(result)
 

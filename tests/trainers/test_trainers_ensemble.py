@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlflow_privacy.trainers import ensemble, make_recipe, trainer_for
+from mlflow_privacy.trainers import make_recipe, trainer_for
+from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers.settings import parse_settings
 from mlflow_privacy.types import Records
 

@@ -165,7 +165,9 @@ def _processing(result: AuditResult) -> tuple[Fact, ...]:
         facts.append(Fact("Training run", model.run_id))
     recipe = result.references.get("recipe") or {}
     if recipe:
-        facts.append(Fact("Recipe", f"{recipe.get('kind', '')}, {result.references.get('recipe_source', '')}".rstrip(", ")))
+        facts.append(
+            Fact("Recipe", f"{recipe.get('kind', '')}, {result.references.get('recipe_source', '')}".rstrip(", "))
+        )
         facts += [Fact(f"Recipe: {key}", value) for key, value in _flat(recipe.get("spec") or {})[:_SPEC_LIMIT]]
     elif result.references.get("problem"):
         facts.append(Fact("Recipe", f"not known: {result.references['problem']}"))

@@ -82,7 +82,9 @@ def _dp(finding: Finding) -> str:
         f"that ratio is {tpr.value / fpr:.2f} [{ratio:.2f}, {tpr.high / fpr:.2f}]"
     )
     if ratio > 1:
-        return f"{text}, so only a guarantee of ε below {math.log(ratio):.2f} is sure to lower it; larger ones often do."
+        return (
+            f"{text}, so only a guarantee of ε below {math.log(ratio):.2f} is sure to lower it; larger ones often do."
+        )
     return f"{text}, which no guarantee would be sure to lower."
 
 
