@@ -20,6 +20,8 @@ from mlflow_privacy.types import AttackResult, Signals, to_json
 
 FOLDER = Path(__file__).parent / "images" / "attacks"
 N, REFERENCES = 600, 16
+# What the report's page says for a figure inside it.
+_ALONE = 'xmlns="http://www.w3.org/2000/svg" font-family="system-ui, Helvetica, Arial, sans-serif"'
 
 
 def example_signals(seed: int = 0) -> tuple[Signals, np.ndarray]:
@@ -80,7 +82,7 @@ def draw(folder: Path = FOLDER) -> list[str]:
             "roc": svg.roc([curve], int(member.sum()), n_out, log=True, name=f"{name}-r"),
         }
         for kind, drawn in pictures.items():
-            alone = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+            alone = drawn.replace("<svg ", f"<svg {_ALONE} ", 1)
             (folder / f"{name}_{kind}.svg").write_text(alone + "\n", encoding="utf-8")
     page = Path(__file__).parent / "attack_pictures.md"
     page.write_text(page_text(attacks), encoding="utf-8")
@@ -92,11 +94,11 @@ def page_text(attacks: dict[str, AttackResult]) -> str:
     lines = [
         "# The attacks in pictures",
         "",
-        "One small example, drawn by `python docs/figures.py`: a random forest trained on 300 of 600 records, a fifth of",
-        "all labels wrong, and 16 reference forests. Left: scores of members (filled) and of non-members (outline); the",
-        "further apart, the stronger the attack. Right: the ROC on logarithmic axes with its band; above the dotted line",
-        "the attack beats guessing. With 300 non-members a false-positive rate below 1/300 cannot be resolved: the shaded",
-        "strip. AUCs with their 95 % intervals.",
+        "One small example, drawn by `python docs/figures.py`: a random forest trained on 300 of 600 records, a fifth",
+        "of all labels wrong, and 16 reference forests. Left: scores of members (filled) and of non-members (outline);",
+        "the further apart, the stronger the attack. Right: the ROC on logarithmic axes with its band; above the",
+        "dotted line the attack beats guessing. A false-positive rate below 1/300 is beyond 300 non-members:",
+        "the shaded strip. AUCs with their 95 % intervals.",
         "What each attack computes is in [The attacks](attacks.md).",
     ]
     for name, attack in attacks.items():

@@ -35,6 +35,7 @@ class Asking:
       keys: under which a model's answers about each of `data` are stored.
       queries: how many times each record is asked about.
       aids: what the attacker has besides an audited language model.
+      n_further: how many of `data`, the last ones, only a game asks about.
     """
 
     data: tuple[Records, ...]
@@ -46,6 +47,14 @@ class Asking:
     options: AuditOptions
     augmentation: Mapping[str, Any]
     aids: LanguageAids | None = None
+    n_further: int = 0
+
+    def also(self, data: Sequence[Records], keys: Sequence[str]) -> Asking:
+        """The same questions, and those of a game about further records."""
+        keys = [key if self.queries == 1 else digest({"data": key, "queries": self.queries}) for key in keys]
+        return dataclasses.replace(
+            self, data=(*self.data, *data), keys=(*self.keys, *keys), n_further=self.n_further + len(data)
+        )
 
     def __call__(self, model: Any, extras: Sequence[str] = ()) -> tuple[ModelOutputs, ...]:
         """One model's outputs on each of `data`; the extra signals only on the audited records.

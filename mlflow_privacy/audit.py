@@ -23,6 +23,7 @@ from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.findings import environment, find_warnings
 from mlflow_privacy.fingerprint import data_digest, record_keys
+from mlflow_privacy.game_audit import check_game, plan_game, play
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
 from mlflow_privacy.types import (
@@ -67,15 +68,19 @@ def audit(
     options, store, clock = options or AuditOptions(), store or NoStore(), _Clock(timings or {})
     target = in_canonical_order(target)
     pool, population, member = target.pool, target.population, np.asarray(target.membership, bool)
-    design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction)
+    always = target.always if target.always is not None and target.always.any() else None
+    design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction, always)
     count = options.num_ref_models if target.recipe is not None else 0
     design.check_count(count)
+    check_game(target, options, count)
     ask = questions(target, design, options)
     asked, member = ask.data[0], member[ask.rows]
+    game = plan_game(target, asked, options)
+    ask = ask.also(game.data, game.keys)
     clock.lap("digests")
     names, own = _ask_target(target, ask, options, has_references=count > 0)
     clock.lap("target signals")
-    if not any("reference" in ATTACKS[name].needs for name in names):
+    if options.game not in ("usage", "range") and not any("reference" in ATTACKS[name].needs for name in names):
         count = 0
     references = None
     if count and target.recipe is not None:
@@ -89,14 +94,31 @@ def audit(
             audited=ask.rows,
             target_members=np.asarray(target.membership, bool),
             exactly="num_ref_models" in options.model_fields_set,
+            n_further=ask.n_further,
             store=store,
             device=options.device,
             progress=options.progress,
         )
     clock.lap("references")
+    own, of_game = own[: len(own) - ask.n_further], own[len(own) - ask.n_further :]
     signals = stack_signals(own, references, member)
     attacks = tuple(_attack(name, signals, member, options) for name in names)
     clock.lap("attacks")
+    headline = options.headline or names[0]
+    games = play(
+        game,
+        target,
+        options,
+        pool=asked,
+        member=member,
+        signals=signals,
+        attacks=attacks,
+        headline=headline,
+        own=of_game,
+        further=() if references is None else references.further,
+    )
+    if games:
+        clock.lap(f"game {game.name}")
     blind = None
     if options.blind_baseline:
         from mlflow_privacy.blind import blind_baseline
@@ -110,7 +132,7 @@ def audit(
         row_ids=asked.row_ids,
         y=asked.y,
         attacks=attacks,
-        headline=options.headline or names[0],
+        headline=headline,
         blind=blind,
         fidelity=_fidelity(own[0], member, references),
         references={**_describe(references, design, target), "n_pool": len(pool), "num_queries": ask.queries},
@@ -122,6 +144,7 @@ def audit(
         pool_digest=design.pool_digest,
         timings=clock.laps,
         environment=environment(options.device),
+        games=games,
         evidence=_evidence(target, signals, references),
     )
     return dataclasses.replace(result, warnings=find_warnings(result, target))
@@ -133,7 +156,10 @@ def in_canonical_order(target: AuditTarget) -> AuditTarget:
     Models trained on different parts of one pool so share its digest, and with it their reference models.
     """
     order = np.argsort(record_keys(target.pool), kind="stable")
-    return dataclasses.replace(target, pool=target.pool.take(order), membership=target.membership[order])
+    always = None if target.always is None else np.asarray(target.always, bool)[order]
+    return dataclasses.replace(
+        target, pool=target.pool.take(order), membership=target.membership[order], always=always
+    )
 
 
 def stack_signals(own: Sequence[ModelOutputs], references: References | None, member: np.ndarray) -> Signals:
@@ -278,7 +304,8 @@ def _describe(references: References | None, design: Design, target: AuditTarget
         "n_trained": 0 if references is None else references.n_trained,
         "n_imported": 0 if references is None else references.n_imported,
         "fraction": design.fraction,
-        "target_fraction": float(np.mean(target.membership)),
+        "target_fraction": float(np.mean(target.membership[slice(None) if design.always is None else ~design.always])),
+        "n_always": 0 if design.always is None else int(design.always.sum()),
         "seed": design.seed,
         "run_ids": [] if references is None else list(references.run_ids),
         "fingerprint": None if references is None else references.fingerprint,

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,6 +158,12 @@ def _register_language_model(model: LanguageModel, name: str) -> str:
     import transformers
 
     causal = model.objective == "causal_lm"
+    options: dict[str, Any] = {}
+    if hasattr(model.model, "get_base_model"):  # a peft model: its base is on disk already, where it came from a folder
+        folder = str(getattr(model.model.get_base_model().config, "_name_or_path", "") or "")
+        takes = inspect.signature(mlflow.transformers.log_model).parameters
+        if folder and Path(folder).is_dir() and "base_model_path" in takes:
+            options["base_model_path"] = str(Path(folder).resolve())
     with _without_warnings("mlflow.transformers", "transformers"):
         info = mlflow.transformers.log_model(
             {"model": model.model, "tokenizer": model.tokenizer},
@@ -164,6 +171,7 @@ def _register_language_model(model: LanguageModel, name: str) -> str:
             task="text-generation" if causal else "text-classification",
             registered_model_name=name,
             pip_requirements=[f"transformers=={transformers.__version__}", "torch"],
+            **options,
         )
     return str(info.registered_model_version)
 

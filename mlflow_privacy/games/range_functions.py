@@ -129,6 +129,7 @@ def geometric(
     rng: np.random.Generator,
     *,
     flip: bool = True,
+    vertical_flip: bool = False,
     rotate: float = 15.0,
     shift: int = 2,
     channels: str = "last",
@@ -137,6 +138,7 @@ def geometric(
 
     Args:
       flip: left and right change places in half of the samples.
+      vertical_flip: top and bottom do, in half of the samples.
       rotate: degrees, uniform in [−rotate, rotate]; 0 for none.
       shift: pixels, uniform whole numbers in [−shift, shift] each way.
       channels: "last" for (n, h, w, c) and (n, h, w), "first" for (n, c, h, w).
@@ -165,8 +167,10 @@ def geometric(
     turns = rng.random(len(drawn)) < 0.5
     angles = rng.uniform(-rotate, rotate, len(drawn))
     moves = rng.integers(-shift, shift + 1, size=(len(drawn), 2))
-    for i, (turn, angle, move) in enumerate(zip(turns, angles, moves)):
+    falls = rng.random(len(drawn)) < 0.5 if vertical_flip else np.zeros(len(drawn), bool)
+    for i, (turn, fall, angle, move) in enumerate(zip(turns, falls, angles, moves)):
         image = np.flip(drawn[i], axes[1]) if flip and turn else drawn[i]
+        image = np.flip(image, axes[0]) if fall else image
         if rotate:
             image = ndimage.rotate(image.astype(np.float64), angle, axes, reshape=False, order=1, mode="nearest")
         if shift:

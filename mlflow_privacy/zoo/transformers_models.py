@@ -88,6 +88,29 @@ def load_base(
     return LanguageModel(model.eval(), found, objective, default_length(model, found))
 
 
+def load_masked(name: str, tokenizer: str | None = None) -> tuple[Any, Any]:
+    """A masked language model with its tokenizer, loaded as `load_base` loads, by hub name or folder.
+
+    Raises:
+      ConfigError: there is no such model, or it is none that fills masks.
+    """
+    import torch
+    import transformers
+
+    from mlflow_privacy.trainers.seeding import seeded
+
+    faults = check_transformer(name) + (check_transformer(tokenizer) if tokenizer else [])
+    if faults:
+        raise ConfigError("\n  - ".join(["The masked language model cannot be loaded:", *faults]))
+    place = _place(name)
+    with seeded(0), quiet():
+        try:
+            model = _load(transformers.AutoModelForMaskedLM, place, {}, torch.float32)
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            raise ConfigError(_why(name, place, error)) from error
+    return model.eval(), load_tokenizer(tokenizer or name)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """transformers' logs and progress bars, switched off for a while."""

@@ -44,10 +44,8 @@ def thin_roc(roc: Roc, n_nonmembers: int) -> Curve:
     floor = min(1 / max(n_nonmembers, 1), 0.5)
     logarithm = np.log(np.maximum(roc.fpr, floor) / floor) / np.log(1 / floor)
     keep = thin_steps(np.floor(roc.fpr * CELLS)) | thin_steps(np.floor(logarithm * CELLS))
-    columns = (
-        np.round(np.asarray(v, np.float64)[keep], _DIGITS) for v in (roc.fpr, roc.tpr, roc.tpr_low, roc.tpr_high)
-    )
-    return Curve(*(tuple(column.tolist()) for column in columns))
+    columns = [np.asarray(v, np.float64)[keep] for v in (roc.fpr, roc.tpr, roc.tpr_low, roc.tpr_high)]
+    return Curve(*(tuple(np.round(column, _DIGITS).tolist()) for column in columns))
 
 
 def histogram(attack: AttackResult, membership: np.ndarray) -> Histogram:

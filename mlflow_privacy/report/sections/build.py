@@ -165,9 +165,8 @@ def _processing(result: AuditResult) -> tuple[Fact, ...]:
         facts.append(Fact("Training run", model.run_id))
     recipe = result.references.get("recipe") or {}
     if recipe:
-        facts.append(
-            Fact("Recipe", f"{recipe.get('kind', '')}, {result.references.get('recipe_source', '')}".rstrip(", "))
-        )
+        words = [str(recipe.get("kind") or ""), str(result.references.get("recipe_source") or "")]
+        facts.append(Fact("Recipe", ", ".join(word for word in words if word)))
         facts += [Fact(f"Recipe: {key}", value) for key, value in _flat(recipe.get("spec") or {})[:_SPEC_LIMIT]]
     elif result.references.get("problem"):
         facts.append(Fact("Recipe", f"not known: {result.references['problem']}"))
