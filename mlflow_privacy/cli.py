@@ -85,7 +85,12 @@ def main(ctx: click.Context, debug: bool) -> None:
     metavar="KEY=VALUE",
     help='Override a key of the config; repeat it, or separate by blanks: "train.epochs=1 audit.num_ref_models=2".',
 )
-def run(config: Path, device: str, seed: str, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where relative folders of the config lie (run.log_dir, data.data_dir). Default: the working directory.",
+)
+def run(config: Path, device: str, seed: str, overrides: tuple[str, ...], directory: Path | None) -> None:
     """Train, register and audit the targets of a CONFIG file.
 
     \b
@@ -95,7 +100,9 @@ def run(config: Path, device: str, seed: str, overrides: tuple[str, ...]) -> Non
     """
     from mlflow_privacy.experiment_config import load_config
 
-    checked = load_config(config, _split_overrides(overrides), device=device.strip(), seed=_seed(seed))
+    checked = load_config(
+        config, _split_overrides(overrides), device=device.strip(), seed=_seed(seed), directory=directory
+    )
     from mlflow_privacy.console import experiment_text
     from mlflow_privacy.experiment import run_experiment
 
@@ -135,6 +142,12 @@ def _where_to_look(name: str, experiment_id: str) -> str:
 @main.command()
 @click.argument("model_uri")
 @click.option("--num-ref-models", type=click.IntRange(min=0), help="Reference models in all; 0 trains none.")
+@click.option(
+    "--game",
+    type=click.Choice(["membership", "dp", "range", "usage"]),
+    help="The question: who is a member (default), a lower bound on ε, membership of a range, share of the data used.",
+)
+@click.option("--game-option", "game_options", multiple=True, metavar="KEY=VALUE", help="Of the game, repeatable.")
 @click.option("--attack", "attacks", multiple=True, metavar="NAME", help="Attack to run, repeatable; see `attacks`.")
 @click.option("--train", help="Training records (the members): CSV, Parquet, NPZ, … Default: the model's lineage.")
 @click.option("--holdout", help="Held-out records (the non-members). Default: the model's lineage.")
@@ -145,7 +158,14 @@ def _where_to_look(name: str, experiment_id: str) -> str:
 @click.option("--seed", type=click.IntRange(min=0), help="Of the reference splits.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of inference.")
 @click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
-def audit(model_uri: str, recipe: Path | None, attacks: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def audit(
+    model_uri: str,
+    recipe: Path | None,
+    attacks: tuple[str, ...],
+    game_options: tuple[str, ...],
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Audit MODEL_URI, such as models:/credit-scorer/3, as mlflow.evaluate(..., evaluators=["privacy_meter"]) does.
 
     \b
@@ -153,10 +173,13 @@ def audit(model_uri: str, recipe: Path | None, attacks: tuple[str, ...], as_json
       mlflow-privacy audit models:/credit-scorer/3
       mlflow-privacy audit models:/credit-scorer@champion --num-ref-models 16 --json
       mlflow-privacy audit models:/credit-scorer/3 --train train.csv --holdout test.csv --targets default
+      mlflow-privacy audit models:/credit-scorer/3 --game dp --game-option delta=1e-6
     """
     options = {("random_seed" if key == "seed" else key): value for key, value in given.items() if value is not None}
     if attacks:
         options["attacks"] = list(attacks)
+    if game_options:
+        options["game_options"] = _key_values(game_options)
     if recipe is not None:
         options["recipe"] = _read_mapping(recipe)
     import mlflow_privacy
@@ -171,6 +194,19 @@ def audit(model_uri: str, recipe: Path | None, attacks: tuple[str, ...], as_json
     from mlflow_privacy.console import audit_text
 
     click.echo(f"{model_uri}, run {result.run_id}\n\n{audit_text(result.metrics)}")
+
+
+def _key_values(texts: tuple[str, ...]) -> dict[str, Any]:
+    """{"delta": 1e-6} of ["delta=1e-6"]; values as YAML has them."""
+    from mlflow_privacy.yaml_text import parse_yaml
+
+    found = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"--game-option must be KEY=VALUE, such as delta=1e-6, got {text!r}.")
+        found[key.strip()] = parse_yaml(value, name="--game-option")
+    return found
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -337,6 +373,9 @@ def _limits(texts: tuple[str, ...]) -> dict[str, float]:
 @click.option("--target", type=click.IntRange(min=0), default=0, show_default=True, help="Number of the audited model.")
 @click.option("--experiment", help="MLflow experiment. Default: the active one.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file of the training, for momentum and the data.")
+@click.option(
+    "--base", help="Checkpoint that language models started from, by hub name or folder. Default: their name."
+)
 def import_command(log_dir: Path, **given: Any) -> None:
     """Register a model of a Privacy Meter LOG_DIR; its other models become reference runs, so audits train none.
 

@@ -48,7 +48,7 @@ def attack_names(metrics: Mapping[str, float]) -> list[str]:
     ['rmia']
     """
     found = [match[1] for key in metrics if (match := _AUC.fullmatch(key))]
-    return [name for name in found if name != "blind"]
+    return [name for name in found if name not in ("blind", "range")]
 
 
 def audit_text(metrics: Mapping[str, float]) -> str:
@@ -78,7 +78,25 @@ def audit_text(metrics: Mapping[str, float]) -> str:
         ]
         if shown:
             lines.append(f"{title} on members / non-members: {', '.join(shown)}.")
-    return "\n".join(lines)
+    return "\n".join([*lines, *game_lines(metrics)])
+
+
+def game_lines(metrics: Mapping[str, float]) -> list[str]:
+    """A line a game.
+
+    >>> game_lines({"privacy/dp/epsilon": 1.25, "privacy/dp/claimed_epsilon": 8.0})
+    ['Lower bound on ε: 1.250 (claimed: 8).']
+    """
+    lines = []
+    if "privacy/dp/epsilon" in metrics or "privacy/dp/epsilon_gaussian" in metrics:
+        value = metrics.get("privacy/dp/epsilon", metrics.get("privacy/dp/epsilon_gaussian", 0.0))
+        claimed = metrics.get("privacy/dp/claimed_epsilon")
+        lines.append(f"Lower bound on ε: {value:.3f}{'' if claimed is None else f' (claimed: {claimed:.4g})'}.")
+    if "privacy/range/auc" in metrics:
+        lines.append(f"Membership of a range: AUC {interval(metrics, 'privacy/range/auc')}.")
+    if "privacy/usage/share" in metrics:
+        lines.append(f"Share of the data set that was used: {interval(metrics, 'privacy/usage/share')}.")
+    return lines
 
 
 def experiment_text(report: ExperimentReport) -> str:

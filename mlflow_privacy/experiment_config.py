@@ -50,6 +50,7 @@ def load_config(
     *,
     device: str | None = None,
     seed: int | None = None,
+    directory: str | Path | None = None,
 ) -> ExperimentConfig:
     """Reads and checks a config file.
 
@@ -58,6 +59,8 @@ def load_config(
       overrides: "section.key=value" each, on top of the file.
       device: for training and inference, instead of the file's; None or "auto" leaves the file's.
       seed: instead of `run.random_seed`.
+      directory: where relative folders lie that the file names: `run.log_dir`, and `data.data_dir` unless it is beside
+        the file. None: the working directory.
 
     Raises:
       ConfigError: the file, an override or a value is wrong; all faults at once, each by its dotted path.
@@ -75,7 +78,21 @@ def load_config(
         given += [f"train.device={device}", f"audit.device={device}"]
     if seed is not None:
         given.append(f"run.random_seed={seed}")
-    return parse_config(apply_overrides(values, given), path=path)
+    values = apply_overrides(values, given)
+    return parse_config(values if directory is None else _placed(values, path, Path(directory)), path=path)
+
+
+def _placed(values: Mapping[str, Any], path: Path, directory: Path) -> dict[str, Any]:
+    """The values with their relative folders below a directory."""
+    placed = dict(values)
+    for section, key in (("run", "log_dir"), ("data", "data_dir")):
+        part = placed.get(section)
+        name = part.get(key) if isinstance(part, Mapping) else None
+        if isinstance(part, Mapping) and isinstance(name, str) and name and not Path(name).expanduser().is_absolute():
+            beside = key == "data_dir" and (path.parent / name).exists()
+            place = (path.parent if beside else directory) / name
+            placed[section] = {**part, key: str(place.absolute())}
+    return placed
 
 
 def parse_config(values: Mapping[str, Any], *, path: Path | None = None) -> ExperimentConfig:

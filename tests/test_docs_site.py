@@ -85,7 +85,10 @@ def test_links_are_rewritten_and_code_is_not():
 
 def test_short_docstrings_become_long_ones():
     house = load("griffe_house")
-    text = "Does.\n\nArgs:\n  a, b: (n,) two\n    of them.\n  c: one.\n\nReturns: (n,) scores;\n  higher is worse.\n\nRaises:\n  E: x."
+    text = (
+        "Does.\n\nArgs:\n  a, b: (n,) two\n    of them.\n  c: one.\n\n"
+        "Returns: (n,) scores;\n  higher is worse.\n\nRaises:\n  E: x."
+    )
     assert house.long_form(text).splitlines() == [
         "Does.",
         "",

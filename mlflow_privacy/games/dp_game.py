@@ -120,7 +120,7 @@ def _finding(bound: EpsilonBound, n: int, attack: str) -> str:
     if bound.value <= 0:
         return f"No leak was shown by {by}: no ε is ruled out at δ = {bound.delta:g}, which does not prove privacy."
     return (
-        f"With {bound.confidence:.4g} confidence this training is not ({bound.value:.3g}, {bound.delta:g})-differentially "
+        f"With {100 * bound.confidence:g} % confidence this training is not ({bound.value:.3g}, {bound.delta:g})-differentially "
         f"private: {bound.correct:,} of {bound.guesses:,} guesses were right, of {by}. No ε below {bound.value:.3g} "
         "can be claimed for it."
     )

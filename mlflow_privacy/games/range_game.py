@@ -86,7 +86,8 @@ def play_range(
             if way == head:
                 roc = curve if roc is None else roc
                 metrics |= {f"{prefix}{key}": estimate for key, estimate in found.items()}
-            metrics[f"{prefix}{way}_auc"] = found["auc"]
+            else:
+                metrics[f"{prefix}{way}_auc"] = found["auc"]
             rows.append((f"AUC of ranges by the {_label(way, trim)} of their samples{where}", found["auc"]))
         found = evaluate_ranges(point, part.member, fprs=fprs, confidence=confidence, seed=seed)[1]
         metrics[f"{prefix}point_auc"] = found["auc"]

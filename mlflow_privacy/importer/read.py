@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,12 +191,3 @@ def references_of(found: LogDir, target: Entry, notes: list[str]) -> tuple[Entry
     why = f"The {len(references)} other models leave records without" if references else "No other model gives records"
     notes.append(f"{why} an IN or an OUT reference: the audit will train reference models.")
     return ()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.importer.plan import SOURCE, Plan, make_plan
-from mlflow_privacy.importer.read import file_digest
+from mlflow_privacy.importer.weights import weights_digest
 
 _logger = logging.getLogger(__name__)
 _QUALITY = {
@@ -56,6 +56,7 @@ def import_log_dir(
     target: int = 0,
     experiment: str | None = None,
     config: str | Path | None = None,
+    base: str | None = None,
 ) -> ImportReport:
     """Registers a model of a Privacy Meter log directory, and the other models as its reference runs.
 
@@ -70,7 +71,9 @@ def import_log_dir(
       dataset: its name in our registry, if the metadata have another.
       target: number of the model to register.
       experiment: MLflow experiment; the active one if None.
-      config: the YAML file of the training, if momentum or options of the data matter.
+      config: the YAML file of the training, if momentum, a tokenizer or options of the data matter.
+      base: hub name or folder of the checkpoint that language models were fine-tuned from; by default the metadata's
+        `model_name`.
 
     Returns:
       What was registered and stored.
@@ -85,6 +88,7 @@ def import_log_dir(
         dataset=dataset,
         target=target,
         config=None if config is None else Path(config).expanduser(),
+        base=base,
     )
     name = name or re.sub(r"[^\w.-]+", "-", f"{plan.target.metadata['model_name']}-{plan.data.name}")
     if re.search(r"[/:]", name) or not name.strip():
@@ -228,7 +232,7 @@ def _store_references(
     with ReferenceStore(client, experiment_id, run_id) as store:
         known = {reference.key.digest: reference for reference in store.find_imported(fingerprint)}
         for entry, row in zip(plan.references, rows, strict=True):
-            seed = int(file_digest(entry.path)[:8], 16) >> 1
+            seed = int(weights_digest(entry.path)[:8], 16) >> 1
             key = ReferenceKey(fingerprint, entry.number, members_digest(row), seed)
             if key.digest in known:
                 n_known += 1

@@ -47,6 +47,7 @@ def log_lineage(
     prompt: str | None = None,
     mask: Any = None,
     row_indices: Any = None,
+    canaries: Any = None,
     store: Literal["copy", "reference"] = "copy",
     run_id: str | None = None,
     model_id: str | None = None,
@@ -74,6 +75,10 @@ def log_lineage(
         Without `train` it is about the one training dataset that `mlflow.log_input` recorded on the run.
       row_indices: instead of a mask, the indices of the rows the model trains on, or {"train": …, "holdout": …,
         "population": …} where some rows play no role. Counted from 0 in the order of the data.
+      canaries: for a bound on ε: (n,) bool over the rows of `train`, or their indices: the records of which an
+        independent fair coin decided whether the model trains on them. The held-out records then are the canaries that
+        were left out. With a mask or row_indices it names the canaries of both kinds; what is neither trained on nor a
+        canary plays no role. Audits ask about canaries only; references always train on the other members.
       store: "copy" stores the data; "reference" keeps only URI, digest and row indices, for data that must not be
         copied. Data without a URI must then be passed to the audit, which verifies it.
       run_id: the training run; the active one if None.
@@ -94,6 +99,8 @@ def log_lineage(
         for role, data in (("train", train), ("holdout", holdout), ("population", population))
         if data is not None
     }
+    if canaries is not None and train is None:
+        raise LineageError("canaries are rows of the training data: pass train= with them.")
     if not given and recipe is None and mask is None and row_indices is None:
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
     plain = None if recipe is None else plain_recipe(named_base(recipe))
@@ -103,7 +110,7 @@ def log_lineage(
     entries = dict(earlier.entries)
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         for role, data in given.items():
-            rows = {"mask": mask, "row_indices": row_indices} if role == "train" else {}
+            rows = {"mask": mask, "row_indices": row_indices, "canaries": canaries} if role == "train" else {}
             columns = {"targets": targets, "text": text, "prompt": prompt}
             entries[role] = _log_data(client, run_id, folder, Path(local), role, data, columns, store, **rows)
         if "train" not in given and (mask is not None or row_indices is not None):
@@ -205,6 +212,7 @@ def _log_data(
     *,
     mask: Any = None,
     row_indices: Any = None,
+    canaries: Any = None,
 ) -> Entry:
     """Logs one data set and returns its entry."""
     targets, text, prompt = columns["targets"], columns["text"], columns["prompt"]
@@ -229,6 +237,7 @@ def _log_data(
         shown = ", ".join(map(str, table.x.columns)) if table.is_frame else "none: it is an array"
         raise LineageError(f"{role} has no column {' and no column '.join(map(repr, stray))}; its columns are {shown}.")
     rows = membership_rows(mask, row_indices, len(table))
+    canary_rows = None if canaries is None else _canary_rows(canaries, len(table))
     entry = Entry(
         role,
         n=len(table),
@@ -260,8 +269,31 @@ def _log_data(
     entry = dataclasses.replace(
         entry, name=name, rows=None if rows is None else _log_rows(client, run_id, folder, local, role, rows)
     )
+    if canary_rows is not None:
+        path = _log_rows(client, run_id, folder, local, f"{role}_canary", {"canaries": canary_rows})
+        entry = dataclasses.replace(entry, canaries=path)
     _log_input(client, run_id, table, source, name, str(entry.sha256), _CONTEXT[role], entry.targets)
     return entry
+
+
+def _canary_rows(canaries: Any, n: int) -> np.ndarray:
+    """Sorted row indices of a mask or of indices."""
+    given = np.asarray(canaries)
+    if given.dtype == bool:
+        if given.shape != (n,):
+            raise LineageError(f"canaries must be {n} booleans, one per row of train, got shape {given.shape}.")
+        index = np.flatnonzero(given)
+    else:
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise LineageError(
+                f"canaries must be booleans or whole numbers, got {given.dtype} of shape {given.shape}."
+            )
+        index = np.unique(given.astype(np.int64))
+        if len(index) and (index[0] < 0 or index[-1] >= n):
+            raise LineageError(f"canaries reach from {index[0]} to {index[-1]}, but train has {n} rows.")
+    if not len(index):
+        raise LineageError("canaries names no row: leave it out, or name the records that a coin decided about.")
+    return index
 
 
 def _log_rows(client: Any, run_id: str, folder: str, local: Any, role: str, rows: Any) -> str:

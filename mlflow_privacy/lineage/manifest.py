@@ -31,6 +31,8 @@ class Entry:
       file: data file beside the manifest.
       uri: where the data lies, if it was not copied.
       rows: file beside the manifest with the row indices per role, if not the whole data set belongs to `role`.
+      canaries: file beside the manifest with the rows that are canaries: a coin decided about each of them. All rows
+        of the held-out data then are canaries that were left out.
       targets: label column.
       text, prompt: columns that a language model reads.
       name: of the MLflow dataset input that was logged with it.
@@ -43,6 +45,7 @@ class Entry:
     file: str | None = None
     uri: str | None = None
     rows: str | None = None
+    canaries: str | None = None
     targets: str | None = None
     text: str | None = None
     prompt: str | None = None
@@ -87,7 +90,7 @@ class Manifest:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error
         for entry in entries:
-            for name in (entry.file, entry.rows):
+            for name in (entry.file, entry.rows, entry.canaries):
                 if name is not None and PurePosixPath(name).name != name:
                     raise LineageError(f"{where} names a file outside its folder, {name!r}: log the lineage again.")
         return Manifest({entry.role: entry for entry in entries}, recipe)
@@ -125,6 +128,22 @@ def write_manifest(client: Any, run_id: str, manifest: Manifest, folder: str = F
         path = Path(local) / FILE
         path.write_text(manifest.to_json(), encoding="utf-8")
         client.log_artifact(run_id, str(path), folder)
+
+
+def read_canaries(path: Path, n: int) -> np.ndarray:
+    """Row indices of canaries, checked against the number of rows.
+
+    Raises:
+      LineageError: an index lies outside the data set.
+    """
+    with np.load(path, allow_pickle=False) as data:
+        index = data["canaries"].astype(np.int64)
+    if len(index) and not 0 <= index.min() <= index.max() < n:
+        raise LineageError(
+            f"the logged canary rows reach {index.max()}, but the data has {n} rows: it is not the data whose rows were "
+            "logged"
+        )
+    return index
 
 
 def read_rows(path: Path, n: int) -> dict[str, np.ndarray]:

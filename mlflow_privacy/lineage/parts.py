@@ -14,7 +14,7 @@ import numpy as np
 from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
-from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Entry, Manifest, read_rows
+from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Entry, Manifest, read_canaries, read_rows
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -47,7 +47,7 @@ class Input:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows of one table that play one role."""
+    """Rows of one table that play one role; `canaries` are row indices of the table, None if none were named."""
 
     role: str
     table: Table
@@ -61,6 +61,7 @@ class Part:
     text: str | None = None
     prompt: str | None = None
     note: str = ""
+    canaries: np.ndarray | None = None
 
 
 @dataclasses.dataclass
@@ -236,11 +237,16 @@ def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) 
 def _rows_of(part: Part, entry: Entry, client: Any, run_id: str | None) -> list[Part]:
     """The part itself, or one part per role that its logged row indices name."""
     part = dataclasses.replace(part, text=entry.text, prompt=entry.prompt)
-    if entry.rows is None:
-        return [part]
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
+        if entry.canaries is not None:
+            path = client.download_artifacts(run_id, f"{entry.folder}/{entry.canaries}", local)
+            part = dataclasses.replace(part, canaries=read_canaries(Path(path), len(part.table)))
+        if entry.rows is None:
+            return [part]
         path = client.download_artifacts(run_id, f"{entry.folder}/{entry.rows}", local)
         rows = read_rows(Path(path), len(part.table))
+    if part.canaries is not None and "holdout" in rows:  # what is neither trained on nor a canary plays no role
+        rows["holdout"] = rows["holdout"][np.isin(rows["holdout"], part.canaries)]
     prefix = "data" if len(rows) > 1 else part.prefix
     return [dataclasses.replace(part, role=role, index=index, prefix=prefix) for role, index in rows.items()]
 

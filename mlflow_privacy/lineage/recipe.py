@@ -99,10 +99,55 @@ def recipe_settings(
         keys = {ALIASES.get(k, k) for k in layer} if is_module else set()
         settings = {k: v for k, v in settings.items() if ALIASES.get(k, k) not in keys}
         settings.update(layer)
+    if is_module and options.train_fn is None:
+        settings.pop("epsilon", None)  # what the training claims, not how it trains
     used = [name for name, layer in reversed(layers) if layer]
     if options.train_fn is not None:
         used.insert(0, "train_fn")
     return settings, ", then ".join(used) or "the model itself"
+
+
+_CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
+
+
+def claimed_privacy(
+    logged: Mapping[str, Any] | None, params: Mapping[str, str], metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """ε and δ that the training says it kept: {"epsilon", "delta", "source"}, empty if it says nothing.
+
+    The recipe of the lineage counts first ("epsilon", or "dp" with "epsilon" in it), then a metric of the run, then a
+    parameter.
+
+    >>> claimed_privacy({"dp": {"epsilon": 8.0, "delta": 1e-6}}, {}, {})
+    {'epsilon': 8.0, 'delta': 1e-06, 'source': 'the lineage'}
+    >>> claimed_privacy(None, {"epsilon": "3"}, {})
+    {'epsilon': 3.0, 'delta': None, 'source': 'a parameter of the run'}
+    """
+    recipe = dict(logged or {})
+    dp = recipe.get("dp") if isinstance(recipe.get("dp"), Mapping) else {}
+    delta = _number(dp.get("delta"), recipe.get("delta"), metrics.get("dp/delta"), params.get("dp/delta"))
+    layers: list[tuple[str, list[Any]]] = [
+        ("the lineage", [recipe.get("epsilon"), dp.get("epsilon")]),
+        ("a metric of the run", [metrics.get(key) for key in _CLAIMS]),
+        ("a parameter of the run", [params.get(key) for key in _CLAIMS]),
+    ]
+    for source, values in layers:
+        epsilon = _number(*values)
+        if epsilon is not None and epsilon >= 0:
+            return {"epsilon": epsilon, "delta": delta, "source": source}
+    return {}
+
+
+def _number(*values: Any) -> float | None:
+    """The first of the values that is a finite number."""
+    for value in values:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if np.isfinite(number) and not isinstance(value, bool):
+            return number
+    return None
 
 
 def resolve_recipe(

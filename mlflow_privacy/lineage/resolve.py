@@ -15,7 +15,7 @@ from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
-from mlflow_privacy.lineage.recipe import recipe_settings, resolve_recipe
+from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
 from mlflow_privacy.lineage.records import for_model, infer_task, same_form, text_records, to_records
 from mlflow_privacy.lineage.text_model import with_settings
 from mlflow_privacy.text import LanguageModel
@@ -100,6 +100,7 @@ def resolve_target(
     loss = settings.get("loss")
     task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
     pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
+    always = _always(parts, pool, membership)
     recipe, problem = resolve_recipe(native, options, logged=manifest.recipe, params=params, task=task, pool=pool)
     _logger.info("%s: %d members, %d non-members, %s", label, membership.sum(), (~membership).sum(), task)
     return AuditTarget(
@@ -113,6 +114,8 @@ def resolve_target(
         sources=tuple(_data_source(part) for part in parts),
         n_duplicates=n_duplicates,
         warnings=tuple(notes),
+        always=always,
+        claims=claimed_privacy(manifest.recipe, params, {} if run is None else dict(run.data.metrics)),
     )
 
 
@@ -177,6 +180,15 @@ def _population(parts: Sequence[Records], pool: Records, options: AuditOptions) 
         notes.append("Nothing is left of the population: the non-members stand in for it.")
         return None, notes
     return subsample(population, options.population_size, options.random_seed), notes
+
+
+def _always(parts: Sequence[Part], pool: Records, membership: np.ndarray) -> np.ndarray | None:
+    """(n,) bool: members that are no canaries; None where no canaries were logged."""
+    named = [part for part in parts if part.role == "train" and part.canaries is not None]
+    if not named:
+        return None
+    canaries = [f"{part.prefix}:{i}" for part in named for i in (() if part.canaries is None else part.canaries)]
+    return membership & ~np.isin(pool.row_ids, canaries)
 
 
 def _cast_labels(records: Records, task: str) -> Records:

@@ -195,17 +195,23 @@ class Exposure:
 
 @dataclasses.dataclass(frozen=True)
 class GameRow:
+    """One figure of a game."""
+
     label: str
     estimate: Estimate
 
 
 @dataclasses.dataclass(frozen=True)
 class GameView:
-    """A game beside membership: its question answered in a sentence, its figures, and a curve if it has one."""
+    """A game beside membership: its question answered in a sentence, its figures, and a curve if it has one.
+
+    figure: {"x", "y", "low", "high", "x_label", "y_label", "label", "series", "lines", "diagonal"}; None without one.
+    """
 
     name: str
     title: str
     sentence: str
+    assumption: str
     rows: tuple[GameRow, ...]
     figure: Mapping[str, Any] | None
 

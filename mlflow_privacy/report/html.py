@@ -90,8 +90,8 @@ def as_estimate(value: Mapping[str, Any] | None) -> Estimate | None:
     """An estimate from its JSON; null becomes NaN."""
     if value is None:
         return None
-    numbers = (_number(value[key]) for key in ("value", "low", "high"))
-    return Estimate(*numbers, int(value["n"]), float(value["confidence"]), bool(value["resolvable"]))
+    middle, low, high = (_number(value[key]) for key in ("value", "low", "high"))
+    return Estimate(middle, low, high, int(value["n"]), float(value["confidence"]), bool(value["resolvable"]))
 
 
 def column_digits(estimates: Sequence[Mapping[str, Any] | None]) -> int:
@@ -128,7 +128,7 @@ def _environment(kind: str) -> Environment:
         finalize=finish,
     )
 
-    def ours(text: str) -> Markup:
+    def ours(text: str) -> str:
         """Our own numbers and words, which Markdown need not protect."""
         return Markup(text) if not page else text
 

@@ -47,7 +47,7 @@ def markdown_verdict(
     """
     # The result's own warning about the blind baseline would only repeat the alarm above the table.
     warnings = [w for w in result.warnings if not (blind_differs(result) and str(result.blind) in w)]
-    parts = [*_head(result), _table(result), "\n".join(f"- {line}" for line in _limits(result))]
+    parts = [*_head(result), *_games(result), _table(result), "\n".join(f"- {line}" for line in _limits(result))]
     if warnings:
         listed = [f"- {escape_markdown(w, 600)}" for w in warnings[:max_warnings]]
         if len(warnings) > max_warnings:
@@ -60,7 +60,7 @@ def markdown_verdict(
 def brief_verdict(result: AuditResult, *, experiment_id: str | None = None, run_id: str | None = None) -> str:
     """`markdown_verdict` without its table and lists, for a description that has little room left."""
     link = _link(experiment_id, run_id)
-    return "\n\n".join([*_head(result), *([link] if link else [])])
+    return "\n\n".join([*_head(result), *_games(result), *([link] if link else [])])
 
 
 def replace_block(description: str | None, blocks: tuple[str, ...], limit: int = DESCRIPTION_LIMIT) -> str | None:
@@ -105,6 +105,11 @@ def _head(result: AuditResult) -> list[str]:
         f"them with AUC {format_estimate(result.blind)}. What follows cannot be put down to the model alone."
     )
     return [alarm, verdict(result)]
+
+
+def _games(result: AuditResult) -> list[str]:
+    """One line a game: its question and its answer."""
+    return [f"**{escape_markdown(game.title)}:** {escape_markdown(game.sentence, 900)}" for game in result.games.values()]
 
 
 def _table(result: AuditResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def groups_of(values: np.ndarray | Sequence[object]) -> Groups:
         finite = values[np.isfinite(values)]
         edges = np.unique(np.quantile(finite, [0, 0.25, 0.5, 0.75, 1]))
         code = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-        names = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges[:-1], edges[1:])] or ["all"]
+        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)] or ["all"]
         if len(finite) < len(values):
             code = np.where(np.isfinite(values), code, len(names))
             names.append("not finite")
@@ -63,7 +64,7 @@ def check_slices(slices: Mapping[str, object], n: int) -> None:
     """
     faults = []
     for name, values in slices.items():
-        shape = np.shape(values)  # type: ignore[arg-type]
+        shape = np.asarray(values).shape
         if shape != (n,):
             faults.append(f"slices[{name!r}] has shape {shape}")
     if faults:

@@ -160,25 +160,49 @@ def swatch(index: int, title: str, name: str) -> str:
 
 
 def curve(figure: Mapping[str, Any], title: str, name: str) -> str:
-    """A line over x with its band, if it has one, for whatever a game measured."""
-    x, y = (np.asarray(figure[key], np.float64) for key in ("x", "y"))
-    low, high = (np.asarray(figure[key] if figure.get(key) is not None else y, np.float64) for key in ("low", "high"))
-    finite = np.isfinite(x) & np.isfinite(y) & np.isfinite(low) & np.isfinite(high)
-    x, y, low, high = (v[finite] for v in (x, y, low, high))
-    if not x.size:
-        x = y = low = high = np.zeros(1)
-    bottom, top = min(0.0, float(low.min())), float(high.max())
-    right = float(x.max()) if x.max() > x.min() else float(x.min()) + 1.0
-    place = _Axes(float(x.min()), bottom, False, right=right, top=top if top > bottom else bottom + 1.0)
-    labels = (plain_text(figure.get("x_label") or "", 60), plain_text(figure.get("y_label") or "", 60))
-    parts = [
-        place.grid(*labels, percent_x=False, percent_y=False),
-        f'<path class="band f0" fill="{SERIES["light"][0]}" fill-opacity="0.13" '
-        f'd="{place.line(x, high)}L{place.line(x[::-1], low[::-1])[1:]}z"/>',
-        f'<path class="s0" fill="none" stroke="{SERIES["light"][0]}" stroke-width="2" d="{place.line(x, y)}"/>',
-    ]
-    plain = plain_text(title, 80)
+    """What a game measured: a line over x with its band, further ones, horizontal lines, the diagonal."""
+    x, y = _values(figure["x"]), _values(figure["y"])
+    low, high = (_values(figure[key]) if figure[key] is not None else y for key in ("low", "high"))
+    series = [_values(values) for values in figure["series"].values()]
+    lines = _values(list(figure["lines"].values()))
+    heights, across = np.concatenate([y, low, high, lines, *series]), x[np.isfinite(x)].tolist()
+    heights = heights[np.isfinite(heights)].tolist()
+    bottom, top = min([0.0, *heights]), max(heights, default=1.0)
+    left, right = min(across, default=0.0), max(across, default=1.0)
+    place = _Axes(
+        left, bottom, False, right=right if right > left else left + 1.0, top=top if top > bottom else bottom + 1.0
+    )
+    labels = (plain_text(figure["x_label"], 60), plain_text(figure["y_label"], 60))
+    parts = [place.grid(*labels, percent_x=False, percent_y=False)]
+    if figure["diagonal"]:
+        ends = np.array([max(place.left, place.bottom), min(place.right, place.top)])
+        parts.append(
+            f'<path class="chance" fill="none" stroke="{_LIGHT["muted"]}" stroke-dasharray="2 3" '
+            f'd="{place.line(ends, ends)}"/>'
+        )
+    known = np.isfinite(x) & np.isfinite(low) & np.isfinite(high)
+    if figure["low"] is not None and figure["high"] is not None and known.any():
+        parts.append(
+            f'<path class="band f0" fill="{SERIES["light"][0]}" fill-opacity="0.13" '
+            f'd="{place.line(x[known], high[known])}L{place.line(x[known][::-1], low[known][::-1])[1:]}z"/>'
+        )
+    level = np.array([place.left, place.right])
+    drawn = [(x, y), *((x, values) for values in series), *((level, np.full(2, value)) for value in lines)]
+    for i, (xs, ys) in enumerate(drawn):
+        known = np.isfinite(xs) & np.isfinite(ys)
+        if known.any():
+            k = i % len(SERIES["light"])
+            parts.append(
+                f'<path class="s{k}" fill="none" stroke="{SERIES["light"][k]}" stroke-width="2"'
+                f'{_dash(DASHES[i % len(DASHES)])} d="{place.line(xs[known], ys[known])}"/>'
+            )
+    plain = plain_text(title, 80) or "Figure"
     return _svg(name, (0, 0, _WIDTH, _HEIGHT), plain, f"{labels[1]} over {labels[0]}.", "".join(parts), "figure")
+
+
+def _values(values: Sequence[Any]) -> np.ndarray:
+    """Floats from JSON: null is NaN."""
+    return np.array([math.nan if value is None else float(value) for value in values], np.float64)
 
 
 class _Axes:

@@ -44,6 +44,7 @@ def metrics_json(result: AuditResult) -> dict[str, Any]:
         "n_nonmembers": int((~result.membership).sum()),
         "attacks": {attack.name: _attack_json(attack) for attack in result.attacks},
         "blind": to_json(result.blind),
+        **({"games": to_json(result.games)} if result.games else {}),
         "fidelity": to_json(result.fidelity),
         "warnings": list(result.warnings),
     }

@@ -39,6 +39,9 @@ class Json(_LoadedFirst, artifacts.JsonEvaluationArtifact):
 KINDS: dict[str, tuple[str, Any]] = {
     "roc.png": ("privacy/roc", Image),
     "scores_histogram.png": ("privacy/scores_histogram", Image),
+    "game_dp.png": ("privacy/game_dp", Image),
+    "game_range.png": ("privacy/game_range", Image),
+    "game_usage.png": ("privacy/game_usage", Image),
     "metrics.json": ("privacy/metrics", Json),
     "audit.json": ("privacy/audit", Json),
     "roc.csv": ("privacy/roc_data", Csv),

@@ -123,8 +123,10 @@ def _read_files(client: MlflowClient, run_id: str, model_uri: str) -> tuple[dict
     import pandas as pd
     from mlflow.exceptions import MlflowException
 
+    from mlflow_privacy.store.quiet import no_artifact_bars
+
     again = f"Audit it again: mlflow-privacy audit {model_uri}."
-    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder, no_artifact_bars():
         paths = {}
         for name in _FILES:
             try:

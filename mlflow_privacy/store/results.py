@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_privacy.errors import ConfigError, StoreError
 from mlflow_privacy.metrics import fpr_key
 from mlflow_privacy.report.figures import roc_figure, score_histograms
+from mlflow_privacy.report.game_figures import game_figure
 from mlflow_privacy.report.html import render_html, render_markdown
 from mlflow_privacy.report.markdown import brief_verdict, markdown_verdict, replace_block
 from mlflow_privacy.report.pdf import pdf_report
@@ -49,6 +50,7 @@ REPORT, REPORT_TEXT, REPORT_PDF, RESULT = (
 # of who was in the training data nor megabytes.
 RUN_ONLY = (f"{FOLDER}/scores.parquet", f"{FOLDER}/roc.csv", REPORT_PDF)
 NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
+_GAME_TAGS = {"dp": "epsilon"}  # the others are tagged by their own name
 _TAG_FPR = 0.01  # one for all models, so that versions compare
 _TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit
 _PAGE = 100
@@ -157,6 +159,10 @@ def _write_files(result: AuditResult, folder: Path) -> list[str]:
         "roc.csv": roc_csv(result),
         "audit.json": _json_bytes(audit_json(result)),
     }
+    for name, game in result.games.items():
+        picture = game_figure(result, game)
+        if picture is not None:
+            content[f"game_{name}.png"] = picture
     for name, data in content.items():
         (folder / name).write_bytes(data)
     scores_table(result).to_parquet(folder / "scores.parquet", index=False)
@@ -245,6 +251,8 @@ def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:
     return {
         "privacy.auc": None if auc is None else format_estimate(auc),
         "privacy.tpr": None if tpr is None else f"{format_estimate(tpr)} at {100 * _TAG_FPR:g}% FPR",
+        # Of games the last audit of each stands, since an audit of another game says nothing about it.
+        **{f"privacy.{_GAME_TAGS.get(name, name)}": plain_text(g.summary, 80) for name, g in result.games.items()},
         "privacy.caution": f"blind baseline {format_estimate(result.blind)}" if blind_differs(result) else None,
         "privacy.audit_run": run_id,  # last: its presence says that the others belong to this audit
     }

@@ -14,6 +14,7 @@
 | `augmentation` | for image tensors (n, channels, height, width): {"crop": padding, "flip": probability, "cutout": size}, or a list such as ["flip", {"crop": 4}]; `crop_mode` "zeros" (default) or "reflect" |
 | `grad_clip` | largest norm of the gradient |
 | `drop_last` | whether the last, smaller batch of an epoch is left out; False by default |
+| `dp` | differential privacy by DP-SGD: {"noise_multiplier" or "target_epsilon", "max_grad_norm", "delta"}, see `mlflow_privacy.trainers.dp` |
 """  # noqa: E501
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.trainers.dp import read_dp
 from mlflow_privacy.types import Task
 
 REQUIRED = ("optimizer", "learning_rate", "epochs", "batch_size")
@@ -112,6 +114,7 @@ class TorchSettings:
       schedule: {"name": ..., and its options}.
       warmup: ("epochs" | "steps" | "ratio", how many).
       augmentation: {"crop": padding, "crop_mode": ..., "flip": probability, "cutout": size}, what is absent is off.
+      dp: of `trainers.dp.read_dp`; None without differential privacy.
     """
 
     optimizer: str
@@ -126,6 +129,7 @@ class TorchSettings:
     augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     grad_clip: float | None = None
     drop_last: bool = False
+    dp: Mapping[str, Any] | None = None
 
 
 def nearest(key: str, valid: Sequence[str]) -> str:
@@ -186,6 +190,7 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
         "augmentation": reader("augmentation", _augmentation),
         "grad_clip": reader("grad_clip", _number(0, open_low=True)),
         "drop_last": reader("drop_last", _flag),
+        "dp": reader("dp", lambda value: read_dp(_literal(value))),
     }
     warmups = {
         unit: reader(f"warmup_{unit}", _number(0, 1 if unit == "ratio" else math.inf))
@@ -199,6 +204,8 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
         values["warmup"] = given[0]
     if values["label_smoothing"] and values["loss"] not in (None, "cross_entropy"):
         faults.append(f"label_smoothing goes with loss='cross_entropy', not with {values['loss']!r}.")
+    if values["dp"] is not None and values["grad_clip"] is not None:
+        faults.append("grad_clip clips the mean gradient, dp each record's (max_grad_norm): leave one of them out.")
     if isinstance(optimizer, str):
         faults += optimizer_faults(optimizer, options)
     if faults:
@@ -481,7 +488,7 @@ _KEYS = (
     *REQUIRED,
     *("weight_decay", "momentum", "dampening", "nesterov", "betas", "eps", "alpha", "amsgrad"),
     *("schedule", "warmup_epochs", "warmup_steps", "warmup_ratio"),
-    *("loss", "label_smoothing", "augmentation", "grad_clip", "drop_last"),
+    *("loss", "label_smoothing", "augmentation", "grad_clip", "drop_last", "dp"),
 )
 
 

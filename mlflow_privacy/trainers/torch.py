@@ -18,6 +18,7 @@ from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.trainers import torch_augment as augment
 from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.dp import check_module, make_private, plan_privacy
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
@@ -82,11 +83,15 @@ def torch_recipe(
         problems.append(fault_text(title, faults))
     if problems or parsed is None:
         raise RecipeError("\n".join(problems))
+    if parsed.dp is not None:
+        module = check_module(module, parsed.dp)
     spec: dict[str, Any] = {
         "module": describe(module),
         "settings": to_json(dataclasses.asdict(parsed)),
         "task": task,
     }
+    if parsed.dp is None:  # the fingerprints of all other recipes are older than this key
+        del spec["settings"]["dp"]
     if data is not None and task == "classification":
         spec["classes"] = to_json(np.unique(data.y))
     return Recipe("torch", spec, module, source)
@@ -289,20 +294,52 @@ def _fit(
     device = targets.device
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(parameters, settings)
+    optimizer: Any = _optimizer(parameters, settings)
     n, size = _last_batch(len(rows), settings, model), settings.batch_size
+    if settings.dp is not None:
+        plan = plan_privacy(settings.dp, n=len(rows), batch_size=size, epochs=settings.epochs)
+        with make_private(model, optimizer, plan, n=len(rows), generator=generator, device=device) as private:
+            rates = learning_rates(settings, round(1 / plan.sample_rate)).tolist()
+            _loop(private.model, private.optimizer, private.draw, feeder, targets, rows, loss, settings, rates, generator, report)
+        return
+
+    def shuffled() -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        order = torch.randperm(len(rows), generator=generator)
+        return order, [(start, min(start + size, len(rows))) for start in range(0, n, size)]
+
     rates = learning_rates(settings, -(-n // size)).tolist()
+    _loop(model, optimizer, shuffled, feeder, targets, rows, loss, settings, rates, generator, report)
+
+
+def _loop(
+    model: torch.nn.Module,
+    optimizer: Any,
+    batches: Callable[[], tuple[torch.Tensor, list[tuple[int, int]]]],
+    feeder: Feeder,
+    targets: torch.Tensor,
+    rows: torch.Tensor,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: TorchSettings,
+    rates: list[float],
+    generator: torch.Generator,
+    report: Callable[[int], None],
+) -> None:
+    """The training loop: `batches` draws one epoch, (k,) places in `rows` and where each batch lies among them."""
+    device = targets.device
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    #OLDRATES = learning_rates(settings, -(-n // size)).tolist()
     constant = len(set(rates)) == 1
     shape = tuple(feeder.slice(0, 1).shape[1:])
     step = 0
     for _ in range(settings.epochs):
-        order = rows[torch.randperm(len(rows), generator=generator)].to(device)
-        drawn = augment.draw(settings.augmentation, len(rows), shape, generator, device)
-        for start in range(0, n, size):
-            index = order[start : start + size]
+        places, bounds = batches()
+        order = rows[places].to(device)
+        drawn = augment.draw(settings.augmentation, len(order), shape, generator, device)
+        for start, stop in bounds:
+            index = order[start:stop]
             batch = feeder.take(index)
             if drawn:
-                part = {name: value[start : start + size] for name, value in drawn.items()}
+                part = {name: value[start:stop] for name, value in drawn.items()}
                 batch = augment.apply(batch, settings.augmentation, part)
             if not constant:
                 for group in optimizer.param_groups:

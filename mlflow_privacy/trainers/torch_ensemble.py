@@ -49,7 +49,7 @@ def layers_of(module: torch.nn.Module) -> list[torch.nn.Module] | None:
 def group_size(module: torch.nn.Module, settings: TorchSettings, device: torch.device) -> int:
     """How many models of this recipe train together at best; 1 if they cannot, or should not, be stacked."""
     layers = layers_of(module)
-    if layers is None or settings.optimizer not in ELEMENTWISE or settings.augmentation:
+    if layers is None or settings.optimizer not in ELEMENTWISE or settings.augmentation or settings.dp:
         return 1
     linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
     shared = len({id(layer) for layer in linear}) < len(linear)

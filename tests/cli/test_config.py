@@ -247,3 +247,16 @@ def test_the_documentation_mentions_every_key_as_the_schema_has_it():
     assert config_reference() in text, (
         "docs/config.md is out of date: its tables are what `mlflow-privacy config` prints"
     )
+
+
+def test_relative_folders_lie_where_the_caller_is(tmp_path):
+    (tmp_path / "configs" / "near").mkdir(parents=True)
+    path = tmp_path / "configs" / "mine.yaml"
+    path.write_text("run: {log_dir: out}\ndata: {dataset: cifar10, data_dir: data}\n")
+    placed = load_config(path, directory=tmp_path / "work")
+    assert placed.run.log_dir == str(tmp_path / "work" / "out")
+    assert placed.data.data_dir == str(tmp_path / "work" / "data")
+    near = load_config(path, ["data.data_dir=near", f"run.log_dir={tmp_path}/x"], directory=tmp_path / "work")
+    assert near.data.data_dir == str(tmp_path / "configs" / "near")
+    assert near.run.log_dir == f"{tmp_path}/x"
+    assert load_config(path).run.log_dir == "out"

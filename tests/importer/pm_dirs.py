@@ -80,6 +80,39 @@ class Wide(nn.Module):
         return self.layers(x)
 
 
+class Fast(nn.Module):
+    """The network behind `speedyresnet`, as it is stored: inside a moving average of weights."""
+
+    def __init__(self):
+        super().__init__()
+        net, widths = nn.ModuleDict(), (32, 64, 256, 512)
+        net["initial_block"] = nn.ModuleDict(
+            {"whiten": nn.Conv2d(3, 12, 2, bias=False), "project": nn.Conv2d(12, 32, 1, bias=False)}
+        )
+        for i in range(3):
+            before, after = widths[i : i + 2]
+            net[f"residual{i + 1}"] = nn.ModuleDict(
+                {
+                    "conv1": nn.Conv2d(before, after, 3, padding="same", bias=False),
+                    "conv2": nn.Conv2d(after, after, 3, padding="same", bias=False),
+                    "norm1": nn.BatchNorm2d(after, eps=1e-12),
+                    "norm2": nn.BatchNorm2d(after, eps=1e-12),
+                }
+            )
+        net["linear"] = nn.Linear(512, 10, bias=False)
+        self.net_ema = nn.ModuleDict({"net_dict": net})
+
+    def forward(self, x):
+        net, both = self.net_ema["net_dict"], torch.cat([x, x.flip(3)])
+        both = nn.functional.gelu(net["initial_block"]["project"](net["initial_block"]["whiten"](both)))
+        for i in (1, 2, 3):
+            group = net[f"residual{i}"]
+            first = nn.functional.gelu(group["norm1"](nn.functional.max_pool2d(group["conv1"](both), 2)))
+            both = first + nn.functional.gelu(group["norm2"](group["conv2"](first)))
+        logits = net["linear"](both.amax((2, 3))) / 9
+        return logits[: len(x)] / 2 + logits[len(x) :] / 2
+
+
 def write(folder, modules, rows, *, form="pkl", **metadata):
     """Writes a directory; returns it."""
     models = folder / "models"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from pm_dirs import CLASSES, Convolutional, N, Perceptron, Wide, memberships, write
+from pm_dirs import CLASSES, Convolutional, Fast, N, Perceptron, Wide, memberships, write
 
 from mlflow_privacy import zoo
 from mlflow_privacy.cli import main
-from mlflow_privacy.errors import ConfigError, StoreError, UnsafeError
+from mlflow_privacy.errors import ConfigError, RecipeError, StoreError, UnsafeError
 from mlflow_privacy.evaluators.call import LISTENER
 from mlflow_privacy.experiment import run_experiment
 from mlflow_privacy.experiment_config import parse_config
@@ -209,6 +209,57 @@ def test_images_go_through_the_networks_as_privacy_meter_scales_them(name, make,
         np.testing.assert_allclose(result.evidence.signals.reference[:, column], direct, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture
+def fast(tmp_path):
+    """A directory of `speedyresnet`, its networks as they are stored (half precision), and its memberships."""
+    torch.manual_seed(2)
+    modules, rows = [Fast() for _ in range(4)], memberships(2, 24)
+    for module in modules:
+        with torch.inference_mode():
+            module(torch.randn(8, 3, 32, 32))
+        for name, parameter in module.named_parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter) * ("norm" in name or "linear" in name)
+        module.half().eval()
+    folder = write(tmp_path / "demo", modules, rows, dataset="pm-images", model_name="speedyresnet")
+    return folder, [module.float() for module in modules], rows
+
+
+def scaled(row):
+    """All images, scaled by mean and deviation of those that a model trained on."""
+    x = torch.as_tensor(IMAGES, dtype=torch.float32) / 255
+    std, mean = torch.std_mean(x[torch.as_tensor(row)], (0, 2, 3), keepdim=True)
+    return (x - mean) / std
+
+
+def test_speedyresnet_is_the_network_that_was_trained(fast):
+    folder, modules, rows = fast
+    plan = make_plan(folder)
+    for entry in (plan.target, *plan.references):
+        with torch.inference_mode():
+            ours, theirs = (
+                plan.module(entry)(torch.as_tensor(IMAGES)),
+                modules[entry.number](scaled(rows[entry.number])),
+            )
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        assert theirs.std() > 0.05
+    assert "no more can be trained" in plan.notes[-1]
+
+
+def test_an_audit_of_speedyresnet_uses_its_imported_references_and_cannot_train_more(fast, tracking):
+    folder, modules, rows = fast
+    uri = import_log_dir(folder, name="fast").model_uri
+    result = audited(uri, num_queries=1, attacks=["reference"])
+    assert (result.references["n_imported"], result.references["n_trained"]) == (2, 0)
+    where = data_rows(result, None, rows[0])
+    signals = result.evidence.signals
+    for values, number in ((signals.target, 0), (signals.reference[:, 0], 2), (signals.reference[:, 1], 3)):
+        direct = confidence(modules[number], scaled(rows[number])[where], where % CLASSES)
+        np.testing.assert_allclose(values, direct, rtol=1e-3, atol=1e-3)
+    with pytest.raises(RecipeError, match="its training cannot be repeated here"):
+        audited(uri, num_ref_models=4, attacks=["reference"])
+    assert audited(uri, num_ref_models=0, attacks=["population"]).references["n"] == 0
+
+
 def test_an_experiment_of_ours_is_imported_from_its_own_directory(tmp_path, tracking, monkeypatch):
     config = parse_config(
         {
@@ -235,7 +286,7 @@ def test_names_and_shapes_of_large_networks_are_privacy_meters(name):
     """Without memory for their weights: on the meta device."""
     import torchvision
 
-    from mlflow_privacy.importer.architectures import state_faults, template_of
+    from mlflow_privacy.importer.architectures import template_of
 
     nn = torch.nn
     with torch.device("meta"):
@@ -255,7 +306,7 @@ def test_names_and_shapes_of_large_networks_are_privacy_meters(name):
                 nn.Linear(4096, 10),
             )
     state = {key: torch.zeros(()).expand(value.shape) for key, value in theirs.state_dict().items()}
-    assert state_faults(template, state) == []
+    assert template.faults(state) == []
     assert sorted(template.names.values()) == sorted(state)
     order = [template.names[key] for key in template.module.state_dict() if key in template.names]
     assert order == list(state)
@@ -334,7 +385,6 @@ def set_all(**values):
     ("change", "message"),
     [
         (set_all(model_name="wrn28-3"), "unknown model 'wrn28-3', did you mean 'wrn28-"),
-        (set_all(model_name="speedyresnet"), "speedyresnet.*cannot be taken over"),
         (set_all(dataset="pm-tabel"), "did you mean 'pm-table'"),
         (set_all(model_name="CNN"), "does not fit data set 'pm-table'"),
         (set_all(optimizer="sdg"), "sdg"),

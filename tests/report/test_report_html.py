@@ -1,6 +1,7 @@
 """The report as one HTML page: well formed, self-contained, safe, legible, and no number of its own."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -19,7 +20,6 @@ from mlflow_privacy.report.sections import build_document
 from mlflow_privacy.types import (
     AttackResult,
     AuditedModel,
-    AuditResult,
     DataSource,
     Estimate,
     Fidelity,
@@ -34,20 +34,25 @@ NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 THRESHOLDS = {"rmia/auc": 0.6, "lira/auc": 0.71, "rmia/tpr_at_fpr_0.0001": 0.1}
 
 
-@dataclasses.dataclass(frozen=True)
-class WithGames(AuditResult):
-    games: dict = dataclasses.field(default_factory=dict)
-
-
 def with_games(result, games):
-    return WithGames(**{f.name: getattr(result, f.name) for f in dataclasses.fields(result)}, games=games)
+    return dataclasses.replace(result, games=games)
 
 
 GAME = {
     "title": "Lower bound on ε",
     "sentence": "The model cannot be as private as ε = 0.25.",
     "rows": [("ε at δ = 0.00001", Estimate(1.25, 0.75, 1.75, 900)), ("usage", Estimate(0.5, 0.4375, 0.5625, 900))],
-    "figure": {"x": [0, 1, 2], "y": [0.0, 0.5, 0.75], "x_label": "guesses", "y_label": "ε"},
+    "assumption": "Fair coins.",
+    "figure": {
+        "x": [0, 1, 2],
+        "y": [0.0, None, 0.75],
+        "x_label": "guesses",
+        "y_label": "ε",
+        "label": "corrected",
+        "series": {"alone": [0.1, 0.2, 0.9]},
+        "lines": {"claimed": 0.5},
+        "diagonal": True,
+    },
 }
 
 
@@ -177,7 +182,7 @@ def test_headings_skip_no_level_and_sections_are_in_order(page):
     levels = [int(e.tag[-1]) for e in tree.iter() if isinstance(e.tag, str) and re.fullmatch(rf"{HTML}h\d", e.tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:]))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     sections = [e.attrib["id"] for e in tree.iter(f"{HTML}section")]
     assert sections == ["verdict", "checks", "attacks", "exposure", "games", "dpia", "repeat"]
 
@@ -417,7 +422,7 @@ def test_hostile_names_stay_text(text):
     tree = tree_of(page)
     assert "1337" not in page
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x1b\ud800]", page)
-    assert max(len(text_of(e)) for e in _body(tree).iter() if isinstance(e.tag, str) and not len(e)) < 4500
+    assert max(len(text_of(e)) for e in _body(tree).iter() if isinstance(e.tag, str) and not len(e)) < 2100
     for key in ("onerror", "onload"):
         assert not any(key in e.attrib for e in tree.iter() if isinstance(e.tag, str))
     page.encode("utf-8")

@@ -103,7 +103,7 @@ def test_an_audit_is_found_on_run_logged_model_and_version(tracking, register, a
     assert {path.split("/")[1] for path in inside} == FILES
     assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == inside
     assert {f.path for f in tracking.list_artifacts(run_id)} - {"privacy"} == set(paths) - inside
-    assert set(paths) - inside - {"privacy_report.pdf"} == REPORTS
+    assert set(paths) - inside == REPORTS
     run = tracking.get_run(run_id)
     assert run.data.metrics == result.metrics
     assert run.data.tags["privacy.role"] == "audit"
@@ -190,7 +190,7 @@ def test_without_write_back_only_the_run_is_written(tracking, register, audited)
 def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audited):
     run_id, paths, result = audited(AuditedModel("runs:/0/model", None, None, None, None, "sklearn"))
     assert tracking.get_run(run_id).data.metrics == result.metrics
-    assert set(paths) == {f"privacy/{name}" for name in FILES}
+    assert set(paths) == {f"privacy/{name}" for name in FILES} | REPORTS
 
 
 def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, heard):
@@ -204,7 +204,7 @@ def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, re
     with heard.at_level(logging.WARNING, logger="mlflow_privacy"):
         run_id, paths, result = audited(model)
     assert tracking.get_run(run_id).data.metrics == result.metrics
-    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths)
+    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths) - REPORTS
     warned = [r.getMessage() for r in heard.records if "PERMISSION_DENIED" in r.getMessage()]
     assert len(warned) == 4
     assert all("The audit run itself is complete" in line for line in warned)
@@ -245,9 +245,9 @@ def test_the_note_of_a_persons_own_run_stays(tracking, register, plain_result):
 def test_evaluation_artifacts_load_what_was_written(register, audited):
     _, paths, result = audited(register())
     found = evaluation_artifacts(result, paths)
-    assert set(found) == {
-        f"privacy/{name}" for name in ("roc", "scores_histogram", "metrics", "audit", "roc_data", "scores")
-    }
+    names = ("roc", "scores_histogram", "metrics", "audit", "roc_data", "scores", "report", "report_text", "result")
+    assert set(found) == {f"privacy/{name}" for name in names}
+    assert found["privacy/report"].content.startswith("<!DOCTYPE html>")
     assert all(found[name].uri.startswith(("file:", "/")) for name in found)
     assert found["privacy/roc"].content.size[0] == 1400
     assert len(found["privacy/scores"].content) == 300
