@@ -25,7 +25,8 @@ from mlflow_privacy.findings import environment, find_warnings
 from mlflow_privacy.fingerprint import data_digest, record_keys
 from mlflow_privacy.game_audit import check_game, plan_game, play
 from mlflow_privacy.metrics import evaluate_scores
-from mlflow_privacy.references import NoStore, References, Store, ensure, split_means
+from mlflow_privacy.records_view import check_slices, column, record_texts
+from mlflow_privacy.references import NoStore, References, Store, ensure, imported_key, reference_key, split_means
 from mlflow_privacy.types import (
     AttackResult,
     AuditResult,
@@ -34,11 +35,13 @@ from mlflow_privacy.types import (
     Fidelity,
     Link,
     ModelOutputs,
+    Records,
     Signals,
 )
 
 _logger = logging.getLogger(__name__)
 # Live objects, or reported elsewhere.
+_SHOWN = 200
 _HIDDEN = {"train", "holdout", "population", "train_fn", "recipe", "base", "masked", "prefix"}
 
 
@@ -71,9 +74,13 @@ def audit(
     always = target.always if target.always is not None and target.always.any() else None
     design = Design(data_digest(pool), len(pool), options.random_seed, options.reference_fraction, always)
     count = options.num_ref_models if target.recipe is not None else 0
+    problem = _too_big(target, design, options, store) if count else ""
+    if problem:
+        target, count = dataclasses.replace(target, recipe_problem=problem), 0
     design.check_count(count)
     check_game(target, options, count)
     ask = questions(target, design, options)
+    check_slices(ask.data[0], options.slices)
     asked, member = ask.data[0], member[ask.rows]
     game = plan_game(target, asked, options)
     ask = ask.also(game.data, game.keys)
@@ -146,6 +153,8 @@ def audit(
         environment=environment(options.device),
         games=games,
         evidence=_evidence(target, signals, references),
+        slices={name: column(asked, name) for name in options.slices},
+        content=_exposed_content(asked, attacks) if options.show_records else None,
     )
     return dataclasses.replace(result, warnings=find_warnings(result, target))
 
@@ -196,6 +205,19 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
         link=own[0].link,
         extra=own[0].extra,
     )
+
+
+def _too_big(target: AuditTarget, design: Design, options: AuditOptions, store: Store) -> str:
+    """Why references cannot be trained on this machine; "" if they can, are there already, or were asked for."""
+    asked_for = options.attacks is not None or "num_ref_models" in options.model_fields_set
+    if asked_for or target.recipe is None or target.recipe.kind != "transformers":
+        return ""
+    from mlflow_privacy.trainers.text_memory import shortage
+
+    key = reference_key(design, target.recipe, 0)
+    if len(store.find(key.fingerprint)) >= options.num_ref_models:
+        return ""
+    return "" if store.find_imported(imported_key(target.recipe, design)) else shortage(target.recipe, options.device)
 
 
 def _ask_target(
@@ -277,6 +299,12 @@ def _fidelity(own: ModelOutputs, member: np.ndarray, references: References | No
         reference={key: float(values.mean()) for key, values in columns.items()},
         reference_std={key: float(values.std()) for key, values in columns.items()},
     )
+
+
+def _exposed_content(asked: Records, attacks: Sequence[AttackResult]) -> dict[str, str]:
+    """The content of the records that any attack ranks highest: more than a report lists."""
+    top = {int(i) for attack in attacks for i in np.argsort(-attack.scores.rank(), kind="stable")[:_SHOWN]}
+    return record_texts(asked.take(np.array(sorted(top))))
 
 
 def _evidence(target: AuditTarget, signals: Signals, references: References | None) -> Evidence:

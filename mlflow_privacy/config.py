@@ -50,6 +50,10 @@ class AuditOptions(BaseModel):
     # What the caller explicitly allows.
     allow_digest_mismatch: bool = False
     allow_code: Sequence[str] = ()
+    # What the report shows.
+    thresholds: Mapping[str, float] = Field(default_factory=dict)
+    slices: Sequence[str] = ()
+    show_records: bool = False
     # Where results go.
     write_back: bool = True
     headline: str | None = None

@@ -123,6 +123,14 @@ class AuditSection(_Section):
     blind_baseline: bool = Field(
         True, description="Also try to tell members from non-members without the model; a good audit cannot."
     )
+    game: Literal["membership", "dp", "range", "usage"] | None = Field(
+        None,
+        description="The question beside membership: a lower bound on ε (`dp`), membership of a range, or the share of "
+        "the pool that was used. Default: `dp` where the file has the section `dp_audit`, `range` where it has `ramia`.",
+    )
+    game_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the game, on top of those of its section; see games.md."
+    )
     report_log: str = Field(
         "report",
         pattern=r"^[\w.-]*\w[\w.-]*$",
@@ -178,6 +186,12 @@ class TrainSection(_Section):
         None, description="Of images: `{crop: 4, flip: 0.5, cutout: 8}`, or a part of it."
     )
     grad_clip: Float | None = Field(None, gt=0, description="Largest norm of the gradient.")
+    dp: dict[str, Any] | None = Field(
+        None,
+        description="Differential privacy by DP-SGD, of the target and its references: `noise_multiplier` or "
+        "`target_epsilon`, `max_grad_norm` (1), `delta` (1e-5), `fix` to replace layers it cannot train. Needs the "
+        "extra `dp`.",
+    )
     drop_last: bool | None = Field(None, description="Leave out the last, smaller batch of an epoch.")
     auto_find_batch_size: bool | None = Field(
         None, description="Of a language model: halve the batch until it fits into memory."
@@ -257,11 +271,27 @@ class DataSection(_Section):
 class DpAuditSection(_Section):
     """Privacy Meter's section of the game of DP lower bounds."""
 
-    canary_dataset: str | None = Field(
-        None, min_length=1, description="Where canaries come from: `none` (natural records) or `cifar10_canary`."
+    canary_dataset: Literal["none", "natural", "mislabelled", "cifar10_canary"] | None = Field(
+        None,
+        description="What canaries are: records as they are (`none` or `natural`, the default), or with a random wrong "
+        "label (`mislabelled`; `cifar10_canary` is Privacy Meter's word for it), which are learnt by memorising alone.",
     )
-    canary_size: Int = Field(1000, ge=1, description="Canaries, each included by a fair coin.")
+    canary_size: Int = Field(
+        1000,
+        ge=1,
+        description="Canaries, drawn from the pool by the seed. A fair coin for each decides whether the target trains "
+        "on it; all other records of the pool are always trained on, by the target and its references.",
+    )
     training_alg: Literal["dp", "nondp"] = Field("nondp", description="Training with DP-SGD, or without.")
+    noise_multiplier: Float | None = Field(None, ge=0, description="Of DP-SGD, instead of `target_epsilon`.")
+    target_epsilon: Float | None = Field(
+        None, gt=0, description="ε that DP-SGD must keep. Default: 8, unless `noise_multiplier` is given."
+    )
+    max_grad_norm: Float = Field(1.0, gt=0, description="Of DP-SGD: each record's gradient is clipped to it.")
+    delta: Float = Field(1e-5, gt=0, lt=1, description="δ of DP-SGD's ε and of the bound.")
+    claimed_epsilon: Float | None = Field(
+        None, ge=0, description="ε to hold the bound against. Default: what the accountant of DP-SGD says."
+    )
 
 
 class RamiaSection(_Section):
@@ -277,9 +307,13 @@ class RamiaSection(_Section):
     device: Device | None = Field(None, description="Of the mask model.")
     num_missing_feats: Int | None = Field(None, ge=1, description="Of `missing_values`.")
     col_ranges: list[list[Float]] | None = Field(None, description="Of `missing_values`: bounds or values a column.")
-    is_categorical: bool | None = Field(None, description="Of `missing_values`.")
-    trim_ratio: Float | None = Field(None, ge=0, lt=1, description="Share of a range's scores left out.")
-    trim_direction: Literal["top", "bottom", "none"] | None = Field(None, description="Which end is left out.")
+    is_categorical: bool | None = Field(None, description="Of `missing_values`: `col_ranges` lists values.")
+    trim_ratio: Float | None = Field(
+        None, ge=0, lt=1, description="Share of a range's scores left out. Default: tuned on the references."
+    )
+    trim_direction: Literal["top", "bottom", "none"] | None = Field(
+        None, description="Which end is left out: the highest scores, the lowest, or neither. Default: tuned."
+    )
 
 
 _NOT_A_RECIPE = ("model_name", "model_options", "device", "variants")
@@ -347,11 +381,24 @@ class ExperimentConfig(_Section):
     def variants(self) -> dict[str, TrainSection]:
         """Each target's training section by the name of its variant; if none are listed one, named by its model."""
         if not self.train.variants:
-            return {self.train.model_name: self.train}
+            return {self.train.model_name: self._private(self.train)}
         return {
-            name: TrainSection.model_validate(variant_keys(self.train.model_dump(exclude_unset=True), override))
+            name: self._private(
+                TrainSection.model_validate(variant_keys(self.train.model_dump(exclude_unset=True), override))
+            )
             for name, override in self.train.variants.items()
         }
+
+    def _private(self, train: TrainSection) -> TrainSection:
+        """With the DP-SGD that `dp_audit` asks for; a variant's own `dp` wins."""
+        section = self.dp_audit
+        if section is None or section.training_alg != "dp" or train.dp is not None:
+            return train
+        noise: dict[str, float] = {"target_epsilon": section.target_epsilon or 8.0}
+        if section.noise_multiplier is not None:
+            noise = {"noise_multiplier": section.noise_multiplier}
+        dp = {**noise, "max_grad_norm": section.max_grad_norm, "delta": section.delta}
+        return TrainSection.model_validate({**train.model_dump(exclude_unset=True), "dp": dp})
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -24,6 +24,7 @@ from mlflow_privacy.design import references_for
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment_config import attack_name
 from mlflow_privacy.experiment_data import Split, load_data, prepare, split_indices, target_seed
+from mlflow_privacy.experiment_games import game_of, privacy_spent, with_canaries
 from mlflow_privacy.experiment_models import build_target, recipe_settings, register_model, task_of
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
@@ -105,6 +106,9 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         "attacks": attacks,
         "headline": headline,
     }
+    game, game_options = game_of(config)
+    if game != "membership":
+        options |= {"game": game, "game_options": game_options}
     return {key: value for key, value in options.items() if value is not None}
 
 
@@ -132,6 +136,7 @@ def _run(config: ExperimentConfig, place: log_dir.Place) -> ExperimentReport:
 
     clock, started = {}, time.perf_counter()
     source = load_data(config)
+    source = with_canaries(source, config, _split(config, source, 0).canaries)
     variants = config.variants()
     prepared = {name: prepare(source, train, config.data.normalize) for name, train in variants.items()}
     models = {name: build_target(name, prepared[name], train, config.data) for name, train in variants.items()}
@@ -174,10 +179,14 @@ def _split(config: ExperimentConfig, data: DataSet, experiment: int) -> Split:
         size=config.data.size,
         population_size=config.audit.population_size,
         n_population=0 if data.population is None else len(data.population),
+        canaries=None if config.dp_audit is None else config.dp_audit.canary_size,
     )
-    asked, pool = config.audit.data_size, len(split.train) + len(split.holdout)
+    pool = len(split.train) + len(split.holdout) if split.canaries is None else len(split.canaries)
+    asked = config.audit.data_size
     if asked is not None and asked > pool:
-        raise ConfigError(f"audit.data_size is {asked}, but the pool has {pool} records. Lower it, or leave it out.")
+        what = "the pool has" if split.canaries is None else "there are"
+        kind = "records" if split.canaries is None else "canaries"
+        raise ConfigError(f"audit.data_size is {asked}, but {what} {pool} {kind}. Lower it, or leave it out.")
     return split
 
 
@@ -275,6 +284,8 @@ def _train_target(
         (model,) = trainer_for(recipe).train(recipe, pool, members[None], [seed], device=train.device)
         metrics = {"train_seconds": round(time.perf_counter() - started, 3)}
         metrics.update(_quality(model, parts, task, config))
+        settings, spent = privacy_spent(recipe, settings, len(parts["train"]))
+        metrics.update(spent)
         mlflow.log_metrics(metrics)
         if weights is not None:
             weights.mkdir()
@@ -282,7 +293,10 @@ def _train_target(
         if data.classes:
             mlflow.log_dict({"classes": list(data.classes)}, "classes.json")
         population = parts["population"] if len(parts["population"]) else None
-        log_lineage(train=parts["train"], holdout=parts["holdout"], population=population, recipe=settings)
+        canaries = None if split.canaries is None else np.isin(split.train, split.canaries)
+        log_lineage(
+            train=parts["train"], holdout=parts["holdout"], population=population, recipe=settings, canaries=canaries
+        )
         version = register_model(model, config.name, parts["train"].x[:2])
         mlflow.MlflowClient().set_model_version_tag(config.name, version, "variant", f"{variant}{suffix}")
     _logger.info("Trained %s%s: %s v%s, %s", variant, suffix, config.name, version, metrics)

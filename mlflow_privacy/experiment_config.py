@@ -21,6 +21,7 @@ from mlflow_privacy.config_sections import (
     variant_keys,
 )
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.experiment_games import game_section_faults
 from mlflow_privacy.types import Task
 from mlflow_privacy.yaml_text import apply_overrides, parse_yaml
 
@@ -119,6 +120,7 @@ def parse_config(values: Mapping[str, Any], *, path: Path | None = None) -> Expe
         faults += _faults(error)
     faults += _variant_faults(values.get("train"))
     faults += _name_faults(values)
+    faults += game_section_faults(values)
     if faults or config is None:
         faults = list(dict.fromkeys(faults))
         name = path.name if path else "the config"
@@ -323,7 +325,7 @@ def _valid_part(section: type[_Part], values: Mapping[str, Any]) -> _Part:
 _IDLE: dict[str, tuple[str, ...]] = {
     "sklearn": (*TORCH_KEYS, *TEXT_KEYS),
     "torch": TEXT_KEYS,
-    "transformers": ("betas", "eps", "momentum", "nesterov", "loss", "augmentation", "drop_last"),
+    "transformers": ("betas", "eps", "momentum", "nesterov", "loss", "augmentation", "drop_last", "dp"),
 }
 
 

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 class Split:
     """Indices into a data set: who is trained on, who is held out, who is population.
 
-    `population` points into the data set's own population if it has one.
+    `population` points into the data set's own population if it has one. `canaries` are the records that a coin
+    decided about, those in `train` and all of `holdout`; None where a share was drawn.
     """
 
     train: np.ndarray
     holdout: np.ndarray
     population: np.ndarray
+    canaries: np.ndarray | None = None
 
     def parts(self, data: DataSet) -> dict[str, Records]:
         """The records behind the indices, as "train", "holdout" and "population"."""
@@ -45,6 +47,7 @@ def split_indices(
     size: int | None = None,
     population_size: int | None = None,
     n_population: int = 0,
+    canaries: int | None = None,
 ) -> Split:
     """Random disjoint parts of n records.
 
@@ -59,6 +62,8 @@ def split_indices(
       size: records used; None for all.
       population_size: records set apart, or drawn from the data set's own population if it has one.
       n_population: records of the data set's own population; `Split.population` then points into that.
+      canaries: instead of a share, an independent fair coin for each of so many records, the same in every experiment;
+        all others are trained on.
 
     Raises:
       ConfigError: there are too few records.
@@ -77,7 +82,7 @@ def split_indices(
         raise ConfigError(
             f"audit.population_size is {population_size}, but the data set's test part has {n_population} records."
         )
-    n_train = round(train_fraction * (size - apart))
+    n_train = round(train_fraction * (size - apart)) if canaries is None else 1
     if size - apart < 2 or not 1 <= n_train < size - apart:
         raise ConfigError(
             f"data.train_fraction={train_fraction} of {size} records, {apart} of them population, leaves none to train "
@@ -88,9 +93,24 @@ def split_indices(
     if n_population:
         drawn = np.random.default_rng(np.random.SeedSequence([seed, 0x909])).permutation(n_population)
         population = drawn[:population_size]
+    if canaries is not None:
+        return _coin_split(pool, population, canaries, seed, experiment)
     rng = np.random.default_rng(np.random.SeedSequence([seed, experiment, 0x5917]))
     pool = rng.permutation(pool)
     return Split(np.sort(pool[:n_train]), np.sort(pool[n_train:]), np.sort(population))
+
+
+def _coin_split(pool: np.ndarray, population: np.ndarray, n: int, seed: int, experiment: int) -> Split:
+    """A fair coin for each of n records of the pool; the others train."""
+    from mlflow_privacy.games.canaries import canary_coins
+
+    if n > len(pool):
+        raise ConfigError(f"dp_audit.canary_size is {n}, but the pool has {len(pool)} records. Lower it.")
+    chosen, always = np.sort(pool[:n]), pool[n:]
+    coins = canary_coins(n, int(np.random.SeedSequence([seed, experiment, 0xC017]).generate_state(1)[0]))
+    if coins.all() or not coins.any():
+        raise ConfigError(f"dp_audit.canary_size={n} is too small: the coins left all canaries in, or all out.")
+    return Split(np.sort(np.r_[always, chosen[coins]]), chosen[~coins], np.sort(population), chosen)
 
 
 def target_seed(seed: int, experiment: int) -> int:

@@ -26,8 +26,8 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
         )
     if target.recipe_problem:
         out.append(
-            "No reference models could be trained, so this is the weaker audit, with the attacks that need none: "
-            f"{target.recipe_problem}"
+            "No reference models could be trained, so this is the weaker audit, with the attacks that need none "
+            f"({', '.join(attack.name for attack in result.attacks)}): {target.recipe_problem}"
         )
     elif result.references["n"] == 0:
         out.append("No reference models were used: this is the weaker audit, with the attacks that need none.")

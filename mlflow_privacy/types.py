@@ -350,6 +350,8 @@ class AuditResult:
       environment: versions of Python, packages, device.
       games: answers beside membership, by name.
       evidence: memberships and signals behind the scores, for whoever stores them; not in the JSON.
+      slices: (n,) values over the audited records by the name of a column, for the report alone.
+      content: what the report shows of a record, by row id; None shows row ids alone.
     """
 
     model: AuditedModel
@@ -373,6 +375,8 @@ class AuditResult:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     games: Mapping[str, GameResult] = dataclasses.field(default_factory=dict)
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
+    slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    content: Mapping[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def metrics(self) -> dict[str, float]:

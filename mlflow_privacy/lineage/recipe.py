@@ -108,6 +108,7 @@ def recipe_settings(
 
 
 _CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
+_LEAST = 1e-3  # below it "epsilon" is what an optimizer divides by
 
 
 def claimed_privacy(
@@ -133,7 +134,7 @@ def claimed_privacy(
     ]
     for source, values in layers:
         epsilon = _number(*values)
-        if epsilon is not None and epsilon >= 0:
+        if epsilon is not None and epsilon >= _LEAST:
             return {"epsilon": epsilon, "delta": delta, "source": source}
     return {}
 

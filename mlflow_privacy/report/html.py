@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _TEXT_LIMIT = 2000
 _PAPER = re.compile(r"https://[\w./?=&%-]+")
-STATUS = {"ok": ("✓", "fine"), "look": ("!", "look"), "wrong": ("✗", "wrong"), "unknown": ("?", "not checked")}
+STATUS = {"ok": ("✓", "fine"), "look": ("!", "caution"), "wrong": ("✗", "wrong"), "unknown": ("?", "not checked")}
 
 
 def html_report(

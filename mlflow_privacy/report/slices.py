@@ -38,7 +38,7 @@ def groups_of(values: np.ndarray | Sequence[object]) -> Groups:
       >>> groups_of(np.array(["b", "a", "b"])).names
       ('a', 'b')
       >>> groups_of(np.linspace(0, 1, 100)).names[0]
-      '0 to 0.2475'
+      '0 to 0.25'
     """
     values = np.asarray(values)
     if values.dtype.kind in "OSU":

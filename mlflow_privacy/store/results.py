@@ -171,11 +171,13 @@ def _write_files(result: AuditResult, folder: Path) -> list[str]:
 
 def _write_report(result: AuditResult, folder: Path, *, top: int = 20, pdf: bool = False) -> list[str]:
     """The report in all its forms, made from one document; their paths inside the run."""
+    content = result.content if top else None
     try:
-        text = result_json(result, thresholds=result.options.get("thresholds") or {}, top=top)
+        limits = result.options.get("thresholds") or {}
+        text = result_json(result, thresholds=limits, slices=result.slices, content=content, top=top)
     except ConfigError as error:  # it is late for that, and the audit itself stands
         _logger.warning("The report shows no limits: %s", error)
-        text = result_json(result, top=top)
+        text = result_json(result, slices=result.slices, content=content, top=top)
     document = json.loads(text)
     page = render_html(document)
     files = {REPORT: page.encode(), REPORT_TEXT: render_markdown(document).encode(), RESULT: text.encode()}

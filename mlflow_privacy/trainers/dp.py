@@ -19,6 +19,7 @@ that is released should not be trained with a seed that is known.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import logging
@@ -159,7 +160,7 @@ def check_module(module: Any, dp: Mapping[str, Any]) -> Any:
     try:
         errors = validator.validate(module, strict=False)
         if errors and dp.get("fix"):
-            module = validator.fix(module)
+            module = validator.fix(_flat_norms(module))
             module.train(train)
             errors = validator.validate(module.train(), strict=False)
     finally:
@@ -171,6 +172,21 @@ def check_module(module: Any, dp: Mapping[str, Any]) -> Any:
             "group normalisation, which keeps records apart), or set dp: {fix: true} to have them replaced before the "
             "training of target and references."
         )
+    return module
+
+
+def _flat_norms(module: Any) -> Any:
+    """A copy with batch norms of flat features as one group: Opacus takes 32 groups, of one feature each in a small
+    layer, and a feature that is normalised by itself is always 0."""
+    import torch
+
+    if isinstance(module, torch.nn.BatchNorm1d):
+        return torch.nn.GroupNorm(1, module.num_features, eps=module.eps, affine=module.affine)
+    module = copy.deepcopy(module)
+    for name, child in list(module.named_modules()):
+        if name and isinstance(child, torch.nn.BatchNorm1d):
+            parent, _, last = name.rpartition(".")
+            setattr(module.get_submodule(parent) if parent else module, last, _flat_norms(child))
     return module
 
 
@@ -223,7 +239,8 @@ def make_private(model: Any, optimizer: Any, plan: Plan, *, n: int, generator: A
         return taken.nonzero()[:, 1], list(zip([0, *ends[:-1]], ends))
 
     try:
-        yield Private(wrapped, private, draw)
+        with _quiet():
+            yield Private(wrapped, private, draw)
     finally:
         wrapped.to_standard_module()
         for sub in inplace:
@@ -232,7 +249,7 @@ def make_private(model: Any, optimizer: Any, plan: Plan, *, n: int, generator: A
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Opacus warns of secure random numbers and of the grid of orders on every model."""
+    """Opacus warns of secure random numbers, of the grid of orders and of its own hooks on every model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

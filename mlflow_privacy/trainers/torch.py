@@ -298,9 +298,10 @@ def _fit(
     n, size = _last_batch(len(rows), settings, model), settings.batch_size
     if settings.dp is not None:
         plan = plan_privacy(settings.dp, n=len(rows), batch_size=size, epochs=settings.epochs)
-        with make_private(model, optimizer, plan, n=len(rows), generator=generator, device=device) as private:
-            rates = learning_rates(settings, round(1 / plan.sample_rate)).tolist()
-            _loop(private.model, private.optimizer, private.draw, feeder, targets, rows, loss, settings, rates, generator, report)
+        rates = learning_rates(settings, round(1 / plan.sample_rate)).tolist()
+        with make_private(model, optimizer, plan, n=len(rows), generator=generator, device=device) as own:
+            parts = (own.model, own.optimizer, own.draw)
+            _loop(*parts, feeder, targets, rows, loss, settings, rates, generator, report)
         return
 
     def shuffled() -> tuple[torch.Tensor, list[tuple[int, int]]]:
@@ -327,7 +328,6 @@ def _loop(
     """The training loop: `batches` draws one epoch, (k,) places in `rows` and where each batch lies among them."""
     device = targets.device
     parameters = [p for p in model.parameters() if p.requires_grad]
-    #OLDRATES = learning_rates(settings, -(-n // size)).tolist()
     constant = len(set(rates)) == 1
     shape = tuple(feeder.slice(0, 1).shape[1:])
     step = 0

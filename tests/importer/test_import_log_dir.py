@@ -38,6 +38,12 @@ def datasets():
     zoo.DATASETS.update(before)
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Drawing takes most of an audit's time here; the report's own tests look at figures."""
+    monkeypatch.setattr("mlflow_privacy.report.figures._png", lambda figure: b"")
+
+
 @pytest.fixture
 def no_training(monkeypatch):
     def fail(*args, **kwargs):
@@ -64,7 +70,10 @@ def audited(uri, **options):
             uri,
             evaluators=["privacy_meter"],
             evaluator_config={
-                "privacy_meter": {"blind_baseline": False, "device": "cpu", "progress": False, **options}
+                "privacy_meter": {
+                    **{"blind_baseline": False, "device": "cpu", "progress": False, "attacks": ["reference"]},
+                    **options,
+                }
             },
         )
     finally:
@@ -114,9 +123,10 @@ def test_the_audit_trains_nothing_and_sees_the_imported_models(directory, tracki
     assert recipe["optimizer_options"].get("momentum", 0) == 0  # as Privacy Meter trains
 
 
+@pytest.mark.slow  # signals are compared above, scores with those of the language models
 def test_scores_are_those_of_a_direct_computation(directory, tracking, no_training):
     modules, rows = perceptrons(6), memberships(3)
-    result = audited(import_log_dir(directory, name="old").model_uri, attacks=["reference"])
+    result = audited(import_log_dir(directory, name="old").model_uri)
     where = data_rows(result, None, rows[0])
     from mlflow_privacy.attacks import run_attack
     from mlflow_privacy.types import Signals
@@ -140,8 +150,8 @@ def test_memberships_are_right_where_lineage_leaves_copies_out(tmp_path, trackin
 
 def test_two_targets_of_one_directory_do_not_become_each_others_answers(directory, tracking, no_training):
     first, second = (import_log_dir(directory, name="old", target=i) for i in (0, 2))
-    for report in (first, second):
-        assert audited(report.model_uri).references["n_imported"] == 4
+    result = audited(second.model_uri)  # of six stored references two are the target and its complement
+    assert tuple(result.references["run_ids"]) == second.reference_run_ids
     again = import_log_dir(directory, name="old", target=0)
     assert again.n_known == 4
     assert again.reference_run_ids == first.reference_run_ids
@@ -191,15 +201,33 @@ def test_momentum_is_taken_from_the_config_of_the_training(directory, tmp_path):
         make_plan(directory, config=tmp_path / "nothing.yaml")
 
 
-@pytest.mark.parametrize(("name", "make"), [("CNN", Convolutional), ("wrn28-1", Wide)])
-def test_images_go_through_the_networks_as_privacy_meter_scales_them(name, make, tmp_path, tracking, no_training):
+def image_networks(folder, name, make):
+    """Four networks with running statistics that are not the initial ones, and their directory."""
     torch.manual_seed(1)
     modules, rows = [make(CLASSES) for _ in range(4)], memberships(2, 24)
     for module in modules:
         with torch.inference_mode():
-            module(torch.randn(8, 3, 32, 32))  # running statistics that are not the initial ones
+            module(torch.randn(8, 3, 32, 32))
         module.eval()
-    folder = write(tmp_path / "demo", modules, rows, dataset="pm-images", model_name=name)
+    return write(folder, modules, rows, dataset="pm-images", model_name=name), modules, rows
+
+
+@pytest.mark.parametrize(("name", "make"), [("CNN", Convolutional), ("wrn28-1", Wide)])
+def test_networks_of_images_compute_what_privacy_meters_do(name, make, tmp_path):
+    folder, modules, _ = image_networks(tmp_path / "demo", name, make)
+    plan = make_plan(folder)
+    for entry in (plan.target, *plan.references):
+        with torch.inference_mode():
+            ours = plan.module(entry)(torch.as_tensor(IMAGES))
+            theirs = modules[entry.number]((torch.as_tensor(IMAGES) / 255 - 0.5) / 0.5)
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("CNN", Convolutional), pytest.param("wrn28-1", Wide, marks=pytest.mark.slow)]
+)
+def test_images_go_through_the_networks_as_privacy_meter_scales_them(name, make, tmp_path, tracking, no_training):
+    folder, modules, rows = image_networks(tmp_path / "demo", name, make)
     result = audited(import_log_dir(folder, name="images").model_uri, num_queries=1)
     where = data_rows(result, None, rows[0])
     x, y = (IMAGES[where].astype(np.float32) / 255 - 0.5) / 0.5, where % CLASSES
@@ -248,7 +276,7 @@ def test_speedyresnet_is_the_network_that_was_trained(fast):
 def test_an_audit_of_speedyresnet_uses_its_imported_references_and_cannot_train_more(fast, tracking):
     folder, modules, rows = fast
     uri = import_log_dir(folder, name="fast").model_uri
-    result = audited(uri, num_queries=1, attacks=["reference"])
+    result = audited(uri, num_queries=1)
     assert (result.references["n_imported"], result.references["n_trained"]) == (2, 0)
     where = data_rows(result, None, rows[0])
     signals = result.evidence.signals
@@ -256,7 +284,7 @@ def test_an_audit_of_speedyresnet_uses_its_imported_references_and_cannot_train_
         direct = confidence(modules[number], scaled(rows[number])[where], where % CLASSES)
         np.testing.assert_allclose(values, direct, rtol=1e-3, atol=1e-3)
     with pytest.raises(RecipeError, match="its training cannot be repeated here"):
-        audited(uri, num_ref_models=4, attacks=["reference"])
+        audited(uri, num_ref_models=4)
     assert audited(uri, num_ref_models=0, attacks=["population"]).references["n"] == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from mlflow_privacy.report.document import Check
-from mlflow_privacy.report.text import format_estimate, headline_attack
+from mlflow_privacy.report.text import format_estimate, headline_attack, plain_text
 from mlflow_privacy.types import AuditResult
 
 FEW_REFERENCES = 4  # as in `findings`
@@ -164,7 +164,7 @@ def _lineage(result: AuditResult) -> Check:
 
 def _choice(result: AuditResult) -> Check:
     name, n = "Choice of the attack", len(result.attacks)
-    title = headline_attack(result).title
+    title = plain_text(headline_attack(result).title, 60)
     if n == 1:
         return Check(name, "ok", f"one attack ran: {title}", "Further attacks may find more.")
     return Check(
