@@ -23,8 +23,9 @@ from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.findings import environment, find_warnings
 from mlflow_privacy.fingerprint import data_digest, record_keys
-from mlflow_privacy.game_audit import check_game, plan_game, play
+from mlflow_privacy.game_audit import check_game, check_game_attack, plan_game, play
 from mlflow_privacy.metrics import evaluate_scores
+from mlflow_privacy.metrics.evaluation import fpr_key
 from mlflow_privacy.records_view import check_slices, column, record_texts
 from mlflow_privacy.references import NoStore, References, Store, ensure, imported_key, reference_key, split_means
 from mlflow_privacy.types import (
@@ -86,6 +87,7 @@ def audit(
     ask = ask.also(game.data, game.keys)
     clock.lap("digests")
     names, own = _ask_target(target, ask, options, has_references=count > 0)
+    check_game_attack(game, names)
     clock.lap("target signals")
     if options.game not in ("usage", "range") and not any("reference" in ATTACKS[name].needs for name in names):
         count = 0
@@ -264,6 +266,12 @@ def _check_attacks(
             problems += [f"{name}: {reason}" for reason in [available(name, probe, given)] if reason]
         except ConfigError as error:
             problems.append(str(error))
+    from mlflow_privacy.report.sections import check_thresholds
+
+    try:
+        check_thresholds(options.thresholds, _metric_names(names, options))
+    except ConfigError as error:
+        problems.append(str(error))
     running = f"running are {', '.join(names)}."
     if not names:
         problems.append(f"attacks=[] leaves nothing to run; choose from {', '.join(ATTACKS)}.")
@@ -276,6 +284,12 @@ def _check_attacks(
     ]
     if problems:
         raise ConfigError("The audit cannot run:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _metric_names(names: Sequence[str], options: AuditOptions) -> list[str]:
+    """What thresholds may be set on: `<attack>/<metric>` of the attacks that run, and the blind baseline."""
+    metrics = ["auc", *(fpr_key(fpr) for fpr in options.fprs), "balanced_accuracy", "advantage"]
+    return [f"{name}/{metric}" for name in names for metric in metrics] + ["blind/auc"]
 
 
 def _attack(name: str, signals: Signals, member: np.ndarray, options: AuditOptions) -> AttackResult:

@@ -90,6 +90,27 @@ def check_game(target: AuditTarget, options: AuditOptions, n_references: int) ->
         check_coins(np.asarray(target.membership, bool)[free])
 
 
+def check_game_attack(game: Game, names: Sequence[str]) -> None:
+    """Raises `ConfigError` if the attack that a game is to take is not there, before anything is trained.
+
+    Args:
+      names: of the attacks that run.
+    """
+    wanted = getattr(game.options, "attack", None)
+    if wanted is None:
+        return
+    if isinstance(game.options, DpOptions) and wanted not in names:
+        raise ConfigError(
+            f"game_options attack={wanted!r} of the game \"dp\" is not among the attacks; running are {', '.join(names)}."
+        )
+    if isinstance(game.options, RangeOptions) and (wanted not in ATTACKS or ATTACKS[wanted].extras):
+        usable = ", ".join(name for name, attack in ATTACKS.items() if not attack.extras)
+        raise ConfigError(
+            f"game_options attack={wanted!r} cannot score the samples of a range; there are {usable}, without further "
+            "signals."
+        )
+
+
 def plan_game(target: AuditTarget, pool: Records, options: AuditOptions) -> Game:
     """The game with the points that it asks about; they depend on pool, options and seed, never on who is a member.
 
@@ -134,7 +155,7 @@ def play(
     chosen = game.options
     shared: dict[str, Any] = {"confidence": options.confidence}
     if isinstance(chosen, DpOptions):
-        result = _attack_of(chosen.attack or headline, attacks, "dp")
+        result = next(attack for attack in attacks if attack.name == (chosen.attack or headline))
         coins = "" if target.always is not None else "An independent fair coin decided about every audited record"
         if target.always is not None and target.n_duplicates:
             coins = (
@@ -361,11 +382,3 @@ def _range_attack(chosen: RangeOptions, attacks: Sequence[AttackResult], headlin
         if name in ATTACKS and not ATTACKS[name].extras and not available(name, signals):
             return name
     raise DesignError("No attack can score the samples of a range with these signals.")
-
-
-def _attack_of(name: str, attacks: Sequence[AttackResult], game: str) -> AttackResult:
-    for attack in attacks:
-        if attack.name == name:
-            return attack
-    running = ", ".join(attack.name for attack in attacks)
-    raise ConfigError(f"game_options attack={name!r} of the game {game!r} is not among the attacks; running are {running}.")

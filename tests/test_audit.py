@@ -83,6 +83,7 @@ def test_a_pool_of_another_distribution_is_named_first():
         ({"attacks": ["gap"]}, ConfigError, "gap"),
         ({"attacks": []}, ConfigError, "nothing to run"),
         ({"attacks": ["rmai"], "headline": "loss"}, ConfigError, "(?s)rmia.*headline='loss'"),
+        ({"thresholds": {"rmia/acu": 0.6}}, ConfigError, "rmia/acu.*rmia/auc"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_trained(changes, error, message, monkeypatch):

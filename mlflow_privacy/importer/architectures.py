@@ -76,7 +76,7 @@ def check_name(name: str) -> list[str]:
     ([], ["unknown model 'wrn28-3', did you mean 'wrn28-2'?"])
     """
     known = [*_LAYERS, *_WIDE, "speedyresnet"]
-    return [] if name in known else [f"unknown model {name!r}{nearest(name, known)}."]
+    return [] if name in known else [f"unknown model {name!r}{nearest(name, known) or '.'}"]
 
 
 def template_of(name: str, shape: tuple[int, ...], classes: int, *, raw_pixels: bool) -> Template:

@@ -217,11 +217,12 @@ def recipe_faults(template: Template, data: DataSet, settings: Mapping[str, Any]
     return []
 
 
-def notes_of(template: Template) -> list[str]:
+def notes_of(template: Template, n_references: int) -> list[str]:
     """What a person should know about models of this architecture."""
-    if isinstance(template, architectures.Template) and template.own_scale:
-        return [
-            "Its training cannot be repeated here: the imported reference models are used, and no more can be trained. "
-            "Each model scales pixels by the mean and deviation of its own training records, as in its training."
-        ]
-    return []
+    if not isinstance(template, architectures.Template) or not template.own_scale:
+        return []
+    only = "the imported reference models alone can be used" if n_references else "audit it with num_ref_models 0"
+    return [
+        f"The training of this network cannot be repeated here, so no reference models can be trained: {only}. Each "
+        "model scales pixels by the mean and deviation of its own training records, as in its training."
+    ]

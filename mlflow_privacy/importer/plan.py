@@ -107,7 +107,7 @@ def make_plan(
     if faults:
         raise _error(folder, faults)
     population = fit.population_of(found, data, formed)
-    notes += fit.notes_of(template)
+    notes += fit.notes_of(template, len(references))
     return Plan(formed, population, where, chosen, references, template, settings, tuple(notes))
 
 

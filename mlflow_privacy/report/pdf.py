@@ -21,7 +21,7 @@ def pdf_report(html: str) -> bytes | None:
       html: of `html_report`.
     """
     if importlib.util.find_spec("weasyprint") is None:
-        _logger.info(_HINT)
+        _logger.debug(_HINT)
         return None
     try:
         import weasyprint

@@ -238,6 +238,30 @@ def test_what_transformers_accepts_is_accepted(world):
     assert "transformer.ln_f.bias hold NaN" in nan
 
 
+@pytest.mark.slow
+def test_an_experiment_of_ours_with_a_language_model_is_imported(world, tmp_path, tracking, monkeypatch):
+    from mlflow_privacy.experiment import run_experiment
+    from mlflow_privacy.experiment_config import parse_config
+
+    training = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "optimizer": "adamw", "device": "cpu"}
+    audit = {"num_ref_models": 1, "device": "cpu", "blind_baseline": False, "algorithm": "RMIA", "attacks": ["RMIA"]}
+    config = parse_config(
+        {
+            "run": {"register_as": "first", "log_dir": "out"},
+            "data": {"dataset": "agnews", "data_dir": str(world[0] / "data")},
+            "train": {"model_name": str(world[0] / "base"), "max_length": 32, **training},
+            "audit": audit,
+        }
+    )
+    first = run_experiment(config)
+    monkeypatch.setattr("mlflow_privacy.trainers.transformers.TransformersTrainer.train", None)
+    uri = import_log_dir(tmp_path / "out", name="second").model_uri
+    options = {"blind_baseline": False, "device": "cpu", "progress": False, "attacks": ["rmia"]}
+    result = mlflow.models.evaluate(uri, evaluators=["privacy_meter"], evaluator_config={"privacy_meter": options})
+    before = first.targets[0].audit["privacy/rmia/auc"]
+    assert result.metrics["privacy/rmia/auc"] == pytest.approx(before, abs=1e-6)
+
+
 # --- refused ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,11 +20,11 @@ from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers import make_recipe, text_memory, trainer_for
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 
-WHOLE = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3, "max_length": 24}
-LORA = {**WHOLE, "epochs": 8, "learning_rate": 2e-2, "peft": {"type": "lora", "r": 4, "target_modules": "all-linear"}}
+WHOLE = {"epochs": 8, "batch_size": 20, "learning_rate": 1.5e-2, "max_length": 24}
+LORA = {**WHOLE, "epochs": 12, "learning_rate": 5e-2, "peft": {"type": "lora", "r": 4, "target_modules": "all-linear"}}
 DEFAULT = {"rmia", "rmia_offline", "lira", "base_ratio", "min_k_plus", "loss"}
 WITHOUT_REFERENCES = {"base_ratio", "min_k_plus", "zlib", "loss"}
-FAST = AuditOptions(num_ref_models=4, blind_baseline=False, progress=False, device="cpu")
+FAST = AuditOptions(num_ref_models=2, blind_baseline=False, progress=False, device="cpu")
 
 
 def as_records(texts, y=None):
@@ -65,7 +65,7 @@ def live(model):
     return AuditedModel("memory", None, None, None, None, "transformers", model)
 
 
-def register(base, settings, *, name="lm", n=32):
+def register(base, settings, *, name="lm", n=40):
     """Fine-tunes on n of 2n texts, and registers the model with its lineage, as a user does."""
     start, folder = base
     texts = list(dict.fromkeys(make_texts(4 * n, seed=7)))[: 2 * n]
@@ -107,31 +107,26 @@ def attack_names(metrics):
 
 
 @pytest.mark.parametrize("settings", [WHOLE, LORA], ids=["whole", "lora"])
-def test_one_line_audits_a_fine_tuned_model_and_finds_its_references_again(settings, tracking, base):
+def test_one_line_audits_a_fine_tuned_model_and_finds_its_references_again(settings, tracking, base, monkeypatch):
     register(base, settings)
     first = mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"])
     assert attack_names(first.metrics) == DEFAULT
-    assert first.metrics["privacy/rmia/auc_low"] > 0.6  # eight passes over 32 texts
+    assert first.metrics["privacy/rmia/auc_low"] > 0.6  # many passes over 40 texts
     assert first.metrics["privacy/base_ratio/auc_low"] > 0.6
     trained = {run.info.run_id for run in reference_runs(tracking)}
     assert len(trained) == 8
-    stored = [name.rpartition("/")[2] for run_id in trained for name, _ in files(tracking, run_id)]
-    assert stored.count("adapter_model.safetensors") == (8 if "peft" in settings else 0)
-    assert stored.count("adapter_config.json") == (8 if "peft" in settings else 0)
-    assert stored.count("model.safetensors") == (0 if "peft" in settings else 8)
+    for run_id in trained:
+        sizes = {name.rpartition("/")[2]: size for name, size in files(tracking, run_id)}
+        assert ("model.safetensors" in sizes) == ("peft" not in settings)
+        assert ("adapter_config.json" in sizes) == ("peft" in settings)
+        if "peft" in settings:  # not a byte of the base: r=4, float32, a header
+            adapters = sum(4 * 4 * (a + b) for a, b in [(32, 96), (32, 32), (32, 128), (128, 32)] * 2)
+            assert adapters < sizes["adapter_model.safetensors"] < adapters + 4096
+    monkeypatch.setattr(text_memory, "free_bytes", lambda device: 0)  # what is trained already needs no memory
     second = mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"])
     assert {run.info.run_id for run in reference_runs(tracking)} == trained
     own = {key: value for key, value in first.metrics.items() if key.startswith("privacy/")}
     assert {key: second.metrics[key] for key in own} == pytest.approx(own)
-
-
-def test_adapters_are_stored_without_a_byte_of_the_base(tracking, base):
-    register(base, LORA)
-    mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"], evaluator_config=config(num_ref_models=2))
-    for run in reference_runs(tracking):
-        sizes = {name.rpartition("/")[2]: size for name, size in files(tracking, run.info.run_id)}
-        adapters = sum(4 * 4 * (a + b) for a, b in [(32, 96), (32, 32), (32, 128), (128, 32)] * 2)  # r=4, float32
-        assert adapters < sizes["adapter_model.safetensors"] < adapters + 4096  # and a header
 
 
 def config(**options):
@@ -200,7 +195,7 @@ def test_a_classifier_of_texts_is_audited_like_any_classifier(tracking, tmp_path
             pip_requirements=["transformers"],
         )
     metrics = mlflow.evaluate(
-        "models:/sentiment/1", evaluators=["privacy_meter"], evaluator_config=config(num_ref_models=4)
+        "models:/sentiment/1", evaluators=["privacy_meter"], evaluator_config=config(num_ref_models=2)
     ).metrics
     assert attack_names(metrics) == {"rmia", "rmia_offline", "lira", "population"}
     assert metrics["privacy/fidelity/target_member_accuracy"] > metrics["privacy/fidelity/target_nonmember_accuracy"]
@@ -268,7 +263,9 @@ def test_a_base_too_big_to_train_is_audited_without_references(leak, monkeypatch
     assert text_memory.shortage(leak.recipe, "cpu") == ""
 
 
-def test_whoever_asks_for_references_gets_them(leak, monkeypatch):
+def test_whoever_asks_for_references_gets_them(leak, base, monkeypatch):
+    recipe = make_recipe(base[0], {**WHOLE, "epochs": 1, "base": base[0]}, task="language", data=leak.pool)
+    leak = dataclasses.replace(leak, recipe=recipe)
     monkeypatch.setattr(text_memory, "free_bytes", lambda device: 0)
     assert audit(leak, without_count(num_ref_models=2)).references["n"] == 2
     assert audit(leak, without_count(attacks=["rmia_offline"])).references["n"] == 8
@@ -283,14 +280,6 @@ def test_adapters_train_where_all_weights_would_not(leak, monkeypatch):
     monkeypatch.setattr(text_memory, "free_bytes", lambda device: adapters)
     assert "lora" not in text_memory.shortage(lora, "cpu")
     assert "all weights" in text_memory.shortage(leak.recipe, "cpu")
-
-
-def test_references_that_are_there_already_need_no_memory(tracking, base, monkeypatch):
-    register(base, WHOLE)
-    mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"], evaluator_config=config(num_ref_models=8))
-    monkeypatch.setattr(text_memory, "free_bytes", lambda device: 0)
-    metrics = mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"], evaluator_config=config()).metrics
-    assert attack_names(metrics) == DEFAULT
 
 
 def test_free_memory_of_this_machine_is_known():
