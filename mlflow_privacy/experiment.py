@@ -26,6 +26,7 @@ from mlflow_privacy.experiment_config import attack_name
 from mlflow_privacy.experiment_data import Split, load_data, prepare, split_indices, target_seed
 from mlflow_privacy.experiment_games import game_of, privacy_spent, with_canaries
 from mlflow_privacy.experiment_models import build_target, recipe_settings, register_model, task_of
+from mlflow_privacy.store.experiments import open_as_training
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from mlflow_privacy.zoo import DataSet
 
 _logger = logging.getLogger(__name__)
-_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,9 +210,7 @@ def _parent_run(config: ExperimentConfig) -> Iterator[Any]:
                 wanted,
                 experiment.name,
             )
-        # Without the tag the UI opens an experiment as if it were about generative AI, where models are hard to find.
-        if experiment.tags.get(_KIND_TAG, "inferred").endswith("inferred"):
-            client.set_experiment_tag(run.info.experiment_id, _KIND_TAG, _KIND)
+        open_as_training(client, experiment)
         mlflow.set_tag("privacy.role", "experiment")
         yield run
 

@@ -13,6 +13,7 @@ from mlflow.models.evaluation.base import EvaluationResult
 
 from mlflow_privacy.audit import audit
 from mlflow_privacy.evaluators.call import LISTENER, Request
+from mlflow_privacy.store.experiments import open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
 
@@ -42,6 +43,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     run = client.get_run(run_id)
     sweep_dead_runs(client, [run.info.experiment_id])
     client.set_tag(run_id, "privacy.role", "audit")
+    open_as_training(client, client.get_experiment(run.info.experiment_id))
     if request.own_run:
         client.set_tag(run_id, "mlflow.runName", f"privacy audit of {request.target.model.label}")
         client.set_tag(run_id, "privacy.process", process_tag())

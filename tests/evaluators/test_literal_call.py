@@ -26,6 +26,7 @@ def test_the_one_line_reads_auc_tpr_and_roc_on_the_model_version(registered, tra
         assert key in result.metrics
     (run,) = audits(tracking)
     assert run.info.status == "FINISHED"
+    assert tracking.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     assert result.run_id == run.info.run_id
     for key, value in result.metrics.items():
         assert run.data.metrics[key] == pytest.approx(value)

@@ -359,7 +359,7 @@ def test_allowed_code_is_imported():
 
 
 def test_trainers_are_found_by_kind():
-    assert set(TRAINERS) == {"sklearn", "torch", "callable"}
+    assert set(TRAINERS) == {"sklearn", "torch", "callable", "fast_resnet", "transformers"}
     assert type(TRAINERS["sklearn"]).__name__ == "SklearnTrainer"
 
 

@@ -1,0 +1,29 @@
+"""How MLflow's pages open an experiment."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mlflow.exceptions import MlflowException
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_logger = logging.getLogger(__name__)
+_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
+
+
+def open_as_training(client: MlflowClient, experiment: Experiment) -> None:
+    """Tags an experiment whose kind nobody chose as one of model training.
+
+    Without the tag the pages open it as if it were about generative AI, where models and metrics are hard to find.
+    Where it is not allowed, the audit goes on.
+    """
+    if not experiment.tags.get(_KIND_TAG, "inferred").endswith("inferred"):
+        return
+    try:
+        client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+    except MlflowException as error:
+        _logger.info("Experiment %s keeps its kind: %s", experiment.name, error)
