@@ -45,6 +45,7 @@ def pages(client: MlflowClient, name: str, max_versions: int) -> dict[str, str]:
         found[f"{label}_version"] = f"{model}/versions/{version.version}"
         found[f"{label}_run"] = at
         found[f"{label}_run_metrics"] = f"{at}/model-metrics"
+        found[f"{label}_run_report"] = f"{at}/artifacts/privacy_report.html"
         for artifact in ("roc.png", "scores_histogram.png", "roc.csv"):
             found[f"{label}_run_artifact_{artifact.replace('.', '_')}"] = f"{at}/artifacts/privacy/{artifact}"
         runs.append(run_id)
@@ -84,6 +85,7 @@ def shoot(chromium: str, url: str, target: Path, *, width: int, height: int, wai
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            "--disable-features=IsolateSandboxedIframes",  # headless, such a frame stays blank
             f"--user-data-dir={profile}",
             f"--window-size={width},{height}",
             f"--virtual-time-budget={wait_ms}",

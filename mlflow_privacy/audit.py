@@ -168,9 +168,7 @@ def in_canonical_order(target: AuditTarget) -> AuditTarget:
     """
     order = np.argsort(record_keys(target.pool), kind="stable")
     always = None if target.always is None else np.asarray(target.always, bool)[order]
-    return dataclasses.replace(
-        target, pool=target.pool.take(order), membership=target.membership[order], always=always
-    )
+    return dataclasses.replace(target, pool=target.pool.take(order), membership=target.membership[order], always=always)
 
 
 def stack_signals(own: Sequence[ModelOutputs], references: References | None, member: np.ndarray) -> Signals:

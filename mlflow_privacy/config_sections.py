@@ -126,7 +126,7 @@ class AuditSection(_Section):
     game: Literal["membership", "dp", "range", "usage"] | None = Field(
         None,
         description="The question beside membership: a lower bound on ε (`dp`), membership of a range, or the share of "
-        "the pool that was used. Default: `dp` where the file has the section `dp_audit`, `range` where it has `ramia`.",
+        "the pool that was used. Default: `dp` if the file has the section `dp_audit`, `range` if it has `ramia`.",
     )
     game_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the game, on top of those of its section; see games.md."

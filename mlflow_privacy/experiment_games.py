@@ -83,15 +83,19 @@ def game_section_faults(values: Mapping[str, Any]) -> list[str]:
     faults = []
     name = audit.get("game")
     if name is None:
-        name = "dp" if values.get("dp_audit") is not None else "range" if values.get("ramia") is not None else "membership"
+        name = (
+            "dp" if values.get("dp_audit") is not None else "range" if values.get("ramia") is not None else "membership"
+        )
     given = audit.get("game_options")
     if isinstance(given, Mapping) and name in ("membership", "dp", "range", "usage"):
         faults += [f"audit.game_options of the game {name}: {fault}" for fault in game_faults(name, given)]
     if name == "dp" and values.get("dp_audit") is None:
-        faults.append(
-            "audit.game dp needs canaries: add the section dp_audit, such as dp_audit: {canary_size: 1000}."
-        )
-    if "noise_multiplier" in dp and "target_epsilon" in dp and None not in (dp["noise_multiplier"], dp["target_epsilon"]):
+        faults.append("audit.game dp needs canaries: add the section dp_audit, such as dp_audit: {canary_size: 1000}.")
+    if (
+        "noise_multiplier" in dp
+        and "target_epsilon" in dp
+        and None not in (dp["noise_multiplier"], dp["target_epsilon"])
+    ):
         faults.append("dp_audit takes noise_multiplier or target_epsilon, not both.")
     function = ramia.get("range_function")
     if isinstance(function, str):

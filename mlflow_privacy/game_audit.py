@@ -101,7 +101,7 @@ def check_game_attack(game: Game, names: Sequence[str]) -> None:
         return
     if isinstance(game.options, DpOptions) and wanted not in names:
         raise ConfigError(
-            f"game_options attack={wanted!r} of the game \"dp\" is not among the attacks; running are {', '.join(names)}."
+            f'game_options attack={wanted!r} of the game "dp" is not among the attacks; running are {", ".join(names)}.'
         )
     if isinstance(game.options, RangeOptions) and (wanted not in ATTACKS or ATTACKS[wanted].extras):
         usable = ", ".join(name for name, attack in ATTACKS.items() if not attack.extras)
@@ -176,7 +176,9 @@ def play(
         }
     if isinstance(chosen, UsageOptions):
         share = float(np.mean(member))
-        return {"usage": play_usage(signals.target, signals.reference, signals.member, chosen, true_share=share, **shared)}
+        return {
+            "usage": play_usage(signals.target, signals.reference, signals.member, chosen, true_share=share, **shared)
+        }
     if isinstance(chosen, RangeOptions):
         parts = _range_parts(game, pool, member, signals, own, further)
         name = _range_attack(chosen, attacks, headline, parts[0].signals)

@@ -36,8 +36,8 @@ def play_dp(
     """Bounds ε from below by one trained model and its canaries.
 
     Args:
-      scores: (n,) of the canaries; only their order counts, ties by the attack's own tie-breaker. (A population that the
-        left-out canaries stand in for changes RMIA's values by who is in, but not their order.)
+      scores: (n,) of the canaries; only their order counts, ties by the attack's own tie-breaker. (Where the left-out
+        canaries stand in for a population, RMIA's values depend on who is in, but not their order.)
       member: (n,) bool, the coins.
       claims: {"epsilon", "delta", "source"} of the training; `options.claimed_epsilon` wins.
       attack: its title, for the sentence.
@@ -104,7 +104,7 @@ def check_coins(member: np.ndarray) -> None:
 
     >>> check_coins(np.arange(100) < 90)
     Traceback (most recent call last):
-    mlflow_privacy.errors.DesignError: 90 of 100 canaries were trained on; a fair coin for each would have left about ...
+    mlflow_privacy.errors.DesignError: 90 of 100 canaries were trained on; a fair coin for each would have left ...
     """
     n, n_in = len(member), int(np.sum(member))
     if abs(n_in - n / 2) > _UNFAIR * math.sqrt(n) / 2:
@@ -120,9 +120,9 @@ def _finding(bound: EpsilonBound, n: int, attack: str) -> str:
     if bound.value <= 0:
         return f"No leak was shown by {by}: no ε is ruled out at δ = {bound.delta:g}, which does not prove privacy."
     return (
-        f"With {100 * bound.confidence:g} % confidence this training is not ({bound.value:.3g}, {bound.delta:g})-differentially "
-        f"private: {bound.correct:,} of {bound.guesses:,} guesses were right, of {by}. No ε below {bound.value:.3g} "
-        "can be claimed for it."
+        f"With {100 * bound.confidence:g} % confidence this training is not ({bound.value:.3g}, {bound.delta:g})-"
+        f"differentially private: {bound.correct:,} of {bound.guesses:,} guesses were right, of {by}. No ε below "
+        f"{bound.value:.3g} can be claimed for it."
     )
 
 

@@ -149,7 +149,9 @@ def game_faults(game: str, given: Mapping[str, Any]) -> list[str]:
     for key, value in given.items():
         if key not in hints:
             near = difflib.get_close_matches(str(key), hints, n=1)
-            faults.append(f"unknown key {key!r}{f', did you mean {near[0]!r}?' if near else f'; valid are {_list(hints)}.'}")
+            faults.append(
+                f"unknown key {key!r}{f', did you mean {near[0]!r}?' if near else f'; valid are {_list(hints)}.'}"
+            )
         elif not _fits(value, hints[key]):
             faults.append(f"{key} must be {_words(hints[key])}, got {value!r}.")
         elif key in _RANGES and value is not None and not _inside(value, *_RANGES[key]):

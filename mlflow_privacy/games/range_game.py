@@ -177,14 +177,14 @@ def _sentence(parts: Sequence[RangePart], metrics: Mapping[str, Estimate], n: in
     auc = metrics["auc"]
     text = (
         f"Shown a range around a training record and one that holds none, an attacker picks the right one in "
-        f"{100 * auc.low:.0f} to {100 * auc.high:.0f} of 100 cases ({100 * auc.confidence:g} % confidence, {n:,} ranges); "
-        "guessing would be right in 50."
+        f"{100 * auc.low:.0f} to {100 * auc.high:.0f} of 100 cases ({100 * auc.confidence:g} % confidence, {n:,} "
+        "ranges); guessing would be right in 50."
     )
     if len(parts) > 1:
         moved, point = metrics[f"{parts[1].name}_auc"], metrics[f"{parts[1].name}_point_auc"]
         text += (
-            f" Where the centre is not the record itself but a point near it, the range gives AUC {moved.value:.3f}, and "
-            f"the centre alone {point.value:.3f}."
+            f" Where the centre is not the record itself but a point near it, the range gives AUC {moved.value:.3f}, "
+            f"and the centre alone {point.value:.3f}."
         )
     return text
 

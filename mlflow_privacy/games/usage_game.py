@@ -13,7 +13,7 @@ from mlflow_privacy.games.usage import UsageEstimate, usage, usages
 from mlflow_privacy.types import Estimate, GameResult
 
 TITLE = "Share of the data set that was used"
-_SIZES_DIFFER = 0.15  # of the references' size; the same as the audit's own warning
+_SIZES_DIFFER = 0.05  # of the pool; a model with about as many weights as records is bent by less
 _LEVELS = np.linspace(0.1, 0.9, 17)
 
 
@@ -57,7 +57,9 @@ def play_usage(
     chosen = {"confidence": confidence, "threshold": options.threshold, "correlation": options.correlation}
     found = usages(columns, reference, member, **chosen)
     first = found[0]
-    labels = list(names) or [f"target {i + 1}" if len(found) > 1 else "Share of the records used" for i in range(len(found))]
+    labels = list(names) or [
+        f"target {i + 1}" if len(found) > 1 else "Share of the records used" for i in range(len(found))
+    ]
     rows = [(label, _estimate(estimate)) for label, estimate in zip(labels, found, strict=True)]
     n = first.n
     if true_share is not None:
@@ -86,8 +88,9 @@ def _sentence(found: Sequence[UsageEstimate], true_share: float | None, size: fl
     for estimate in found:
         if estimate.resolvable:
             parts.append(
-                f"Of these {estimate.n:,} records the model trained on about {100 * estimate.value:.0f} %: between "
-                f"{100 * estimate.low:.0f} and {100 * estimate.high:.0f} % ({100 * estimate.confidence:g} % confidence)."
+                f"Of these {estimate.n:,} records the model trained on about {100 * estimate.value:.0f} %: "
+                f"between {100 * estimate.low:.0f} and {100 * estimate.high:.0f} % "
+                f"({100 * estimate.confidence:g} % confidence)."
             )
         if estimate.problem:
             parts.append(estimate.problem)
@@ -101,10 +104,12 @@ def _sentence(found: Sequence[UsageEstimate], true_share: float | None, size: fl
 
 def _figure(target, reference, member, options: UsageOptions, confidence: float) -> dict | None:
     """The estimate against the threshold: where it is flat, it does not hang on the choice."""
-    points = []
+    points: list[tuple[float, UsageEstimate]] = []
     for level in _LEVELS:
         cut = float(np.quantile(reference, level))
-        estimate = usage(target, reference, member, threshold=cut, confidence=confidence, correlation=options.correlation)
+        estimate = usage(
+            target, reference, member, threshold=cut, confidence=confidence, correlation=options.correlation
+        )
         if estimate.resolvable and not any(cut == other for other, _ in points):
             points.append((cut, estimate))
     if len(points) < 2:

@@ -270,8 +270,8 @@ def _log_data(
         entry, name=name, rows=None if rows is None else _log_rows(client, run_id, folder, local, role, rows)
     )
     if canary_rows is not None:
-        path = _log_rows(client, run_id, folder, local, f"{role}_canary", {"canaries": canary_rows})
-        entry = dataclasses.replace(entry, canaries=path)
+        file = _log_rows(client, run_id, folder, local, f"{role}_canary", {"canaries": canary_rows})
+        entry = dataclasses.replace(entry, canaries=file)
     _log_input(client, run_id, table, source, name, str(entry.sha256), _CONTEXT[role], entry.targets)
     return entry
 
@@ -285,9 +285,7 @@ def _canary_rows(canaries: Any, n: int) -> np.ndarray:
         index = np.flatnonzero(given)
     else:
         if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise LineageError(
-                f"canaries must be booleans or whole numbers, got {given.dtype} of shape {given.shape}."
-            )
+            raise LineageError(f"canaries must be booleans or whole numbers, got {given.dtype} of shape {given.shape}.")
         index = np.unique(given.astype(np.int64))
         if len(index) and (index[0] < 0 or index[-1] >= n):
             raise LineageError(f"canaries reach from {index[0]} to {index[-1]}, but train has {n} rows.")

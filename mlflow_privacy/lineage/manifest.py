@@ -140,8 +140,8 @@ def read_canaries(path: Path, n: int) -> np.ndarray:
         index = data["canaries"].astype(np.int64)
     if len(index) and not 0 <= index.min() <= index.max() < n:
         raise LineageError(
-            f"the logged canary rows reach {index.max()}, but the data has {n} rows: it is not the data whose rows were "
-            "logged"
+            f"the logged canary rows reach {index.max()}, but the data has {n} rows: it is not the data whose rows "
+            "were logged"
         )
     return index
 

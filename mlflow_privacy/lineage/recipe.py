@@ -99,8 +99,9 @@ def recipe_settings(
         keys = {ALIASES.get(k, k) for k in layer} if is_module else set()
         settings = {k: v for k, v in settings.items() if ALIASES.get(k, k) not in keys}
         settings.update(layer)
-    if is_module and options.train_fn is None:
-        settings.pop("epsilon", None)  # what the training claims, not how it trains
+    if options.train_fn is None:  # what the training claims, not how it trains
+        own = {} if is_module or not hasattr(native, "get_params") else native.get_params()
+        settings = {k: v for k, v in settings.items() if k not in ("epsilon", "delta") or k in own}
     used = [name for name, layer in reversed(layers) if layer]
     if options.train_fn is not None:
         used.insert(0, "train_fn")
@@ -125,7 +126,8 @@ def claimed_privacy(
     {'epsilon': 3.0, 'delta': None, 'source': 'a parameter of the run'}
     """
     recipe = dict(logged or {})
-    dp = recipe.get("dp") if isinstance(recipe.get("dp"), Mapping) else {}
+    own = recipe.get("dp")
+    dp: Mapping[str, Any] = own if isinstance(own, Mapping) else {}
     delta = _number(dp.get("delta"), recipe.get("delta"), metrics.get("dp/delta"), params.get("dp/delta"))
     layers: list[tuple[str, list[Any]]] = [
         ("the lineage", [recipe.get("epsilon"), dp.get("epsilon")]),

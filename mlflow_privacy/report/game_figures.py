@@ -51,7 +51,5 @@ def game_figure(result: AuditResult, game: GameResult) -> bytes | None:
     axes.set_ylabel(str(values.get("y_label", "")), fontsize=_FONT)
     if min(y.min(), *(float(at) for at in lines.values()), 0.0) >= 0:
         axes.set_ylim(bottom=0)
-    figure.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0.065, 0.0), frameon=False, fontsize=_SMALL + 0.5
-    )
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.065, 0.0), frameon=False, fontsize=_SMALL + 0.5)
     return _png(figure)

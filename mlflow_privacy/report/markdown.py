@@ -109,7 +109,9 @@ def _head(result: AuditResult) -> list[str]:
 
 def _games(result: AuditResult) -> list[str]:
     """One line a game: its question and its answer."""
-    return [f"**{escape_markdown(game.title)}:** {escape_markdown(game.sentence, 900)}" for game in result.games.values()]
+    return [
+        f"**{escape_markdown(game.title)}:** {escape_markdown(game.sentence, 900)}" for game in result.games.values()
+    ]
 
 
 def _table(result: AuditResult) -> str:

@@ -127,7 +127,8 @@ def blind_differs(result: AuditResult) -> bool:
 def verdict(result: AuditResult) -> str:
     """The result in one sentence that needs no statistics, with its uncertainty and what guessing would reach.
 
-    Counts are rounded outwards, so that the sentence claims no more than the interval does.
+    Counts are rounded outwards, so that the sentence claims no more than the interval does. Where guessing lies inside the
+    interval of few false alarms, but not where more are accepted, a second half says so.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
@@ -141,12 +142,33 @@ def verdict(result: AuditResult) -> str:
         return _auc_sentence(attack.metrics.get("auc"))
     fpr, tpr = found
     base = max(100, round(1 / fpr))
-    low, high = math.floor(base * tpr.low + 1e-9), math.ceil(base * tpr.high - 1e-9)
-    count = f"all {base:,}" if low == base else f"{low:,}" if low == high else f"between {low:,} and {high:,}"
+    plainer = None if tpr.low > fpr else _plainer_fpr(attack, fpr)
+    more = ""
+    if plainer is not None:
+        more = (
+            f" Accepting one in {round(1 / plainer[0]):,}, it recognises {_count(base, plainer[1])}; guessing would "
+            f"recognise {round(base * plainer[0]):,}."
+        )
     return (
         f"Of {base:,} records used in training, an attacker who accepts one false alarm in {round(1 / fpr):,} "
-        f"recognises {count} ({100 * tpr.confidence:g} % confidence); guessing would recognise {round(base * fpr):,}."
+        f"recognises {_count(base, tpr)} ({100 * tpr.confidence:g} % confidence); guessing would recognise "
+        f"{round(base * fpr):,}.{more}"
     )
+
+
+def _count(base: int, tpr: Estimate) -> str:
+    """How many of `base` members a TPR is, in words, rounded outwards."""
+    low, high = math.floor(base * tpr.low + 1e-9), math.ceil(base * tpr.high - 1e-9)
+    return f"all {base:,}" if low == base else f"{low:,}" if low == high else f"between {low:,} and {high:,}"
+
+
+def _plainer_fpr(attack: AttackResult, above: float) -> tuple[float, Estimate] | None:
+    """The lowest FPR above `above` at which the attack is surely better than guessing; None if there is none."""
+    for fpr in _HEADLINE_FPRS:
+        estimate = attack.metrics.get(fpr_key(fpr))
+        if fpr > above and estimate is not None and estimate.resolvable and estimate.low > fpr:
+            return fpr, estimate
+    return None
 
 
 def _auc_sentence(auc: Estimate | None) -> str:

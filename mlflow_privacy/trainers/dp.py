@@ -76,7 +76,9 @@ def read_dp(value: Any) -> dict[str, Any]:
         out[key] = number
     if ("noise_multiplier" in value) + ("target_epsilon" in value) != 1:
         both = "noise_multiplier" in value
-        faults.append("takes noise_multiplier or target_epsilon, not both" if both else "needs noise_multiplier or target_epsilon")
+        faults.append(
+            "takes noise_multiplier or target_epsilon, not both" if both else "needs noise_multiplier or target_epsilon"
+        )
     out["accountant"] = value.get("accountant") or "rdp"
     if out["accountant"] not in ACCOUNTANTS:
         faults.append(f"needs an accountant of {', '.join(ACCOUNTANTS)}, not {out['accountant']!r}")
@@ -142,8 +144,8 @@ def plan_privacy(dp: Mapping[str, Any], *, n: int, batch_size: int, epochs: int)
                 )
         except ValueError as error:
             raise RecipeError(
-                f"No noise keeps ε = {dp['target_epsilon']:g} at δ = {dp['delta']:g} over {steps} steps of {n} records: "
-                f"{error}. Raise target_epsilon, or train for fewer epochs."
+                f"No noise keeps ε = {dp['target_epsilon']:g} at δ = {dp['delta']:g} over {steps} steps of {n} "
+                f"records: {error}. Raise target_epsilon, or train for fewer epochs."
             ) from error
     return Plan(float(noise), float(dp["max_grad_norm"]), rate, steps, float(dp["delta"]), dp["accountant"])
 

@@ -87,6 +87,40 @@ def test_a_claim_at_another_delta_is_not_compared():
     assert play_dp(Scores(5.0 * member), member, claims=claims).options["delta"] == 1e-6
 
 
+def canary_scores(dp, seed=0):
+    """Log-odds of 300 canaries with random labels under a network that trained on half of them, and who they are."""
+    import torch
+    from torch import nn
+
+    from mlflow_privacy.signals import model_outputs
+    from mlflow_privacy.trainers import trainer_for
+
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(300, 30)).astype(np.float32), rng.integers(2, size=300)
+    data = Records(x, y, np.arange(300).astype(str))
+    coins = rng.random(300) < 0.5
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 2))
+    settings = {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 60, "batch_size": 50, **({"dp": dp} if dp else {})}
+    recipe = make_recipe(module, settings, task="classification", data=data)
+    (model,) = trainer_for(recipe).train(recipe, data, coins[None], [seed], device="cpu")
+    return Scores(model_outputs(model, data, task="classification", classes=np.array([0, 1])).signal), coins
+
+
+def test_a_network_that_memorises_its_canaries_shows_a_large_epsilon():
+    scores, coins = canary_scores(None)
+    assert play_dp(scores, coins).metrics["epsilon"].value > 1.5
+
+
+def test_the_bound_of_dp_sgd_stays_below_the_accountants_epsilon():
+    pytest.importorskip("opacus")
+    for seed in range(3):
+        scores, coins = canary_scores({"target_epsilon": 1.0}, seed)
+        result = play_dp(scores, coins, claims={"epsilon": 1.0, "delta": 1e-5}, seed=seed)
+        assert result.metrics["contradicted"].value == 0
+        assert max(result.metrics[k].value for k in ("epsilon", "epsilon_gaussian")) < 1.0
+
+
 # --- usage -------------------------------------------------------------------------------------------------------
 
 
@@ -138,11 +172,11 @@ def range_part(seed, leak, n=120, s=10, m=4):
     point = leak * rows + rng.normal(size=rows.shape)
 
     def signals(values, member):
-        return Signals(
-            values[:, 0], values[:, 1:], member, point[outside, 0], point[outside, 1:], rows[outside][:, 1:]
-        )
+        return Signals(values[:, 0], values[:, 1:], member, point[outside, 0], point[outside, 1:], rows[outside][:, 1:])
 
-    return RangePart("own", signals(flat, np.repeat(rows[:, 1:], s, 0)), signals(point, rows[:, 1:]), rows[:, 0], rows[:, 1:])
+    return RangePart(
+        "own", signals(flat, np.repeat(rows[:, 1:], s, 0)), signals(point, rows[:, 1:]), rows[:, 0], rows[:, 1:]
+    )
 
 
 def test_ranges_of_members_rank_above_others_and_the_mean_alone_is_weaker():

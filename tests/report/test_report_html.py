@@ -471,7 +471,7 @@ def test_pdf_is_written_where_weasyprint_is_and_else_one_line_is_logged(result, 
     if importlib.util.find_spec("weasyprint") is not None:
         assert pdf_report(html_report(result))[:5] == b"%PDF-"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with caplog.at_level("INFO", logger="mlflow_privacy"):
+    with caplog.at_level("DEBUG", logger="mlflow_privacy"):
         assert pdf_report("<p>") is None
     assert len([r for r in caplog.records if "pip install 'mlflow-privacy[pdf]'" in r.getMessage()]) == 1
 

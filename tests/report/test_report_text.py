@@ -148,3 +148,31 @@ def test_headline_attack_is_the_named_one(result):
 def test_blind_baseline_differs_if_its_interval_excludes_chance(result, low, high, differs):
     assert blind_differs(dataclasses.replace(result, blind=Estimate((low + high) / 2, low, high, 100))) is differs
     assert not blind_differs(dataclasses.replace(result, blind=None))
+
+
+def with_rates(result, **rates):
+    """The result with the headline's TPR intervals as given, by FPR in words."""
+    metrics = dict(result.attacks[0].metrics)
+    for name, (low, high) in rates.items():
+        metrics[f"tpr_at_fpr_{name.removeprefix('at_').replace('_', '.')}"] = Estimate((low + high) / 2, low, high, 100)
+    first = dataclasses.replace(result.attacks[0], metrics=metrics)
+    return dataclasses.replace(result, attacks=(first, *result.attacks[1:]), headline=first.name)
+
+
+def test_where_few_false_alarms_cannot_tell_the_verdict_says_at_how_many_they_do(result):
+    unsure = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.005, 0.5), at_0_1=(0.4, 0.6))
+    assert verdict(unsure).endswith(
+        "Accepting one in 10, it recognises between 400 and 600; guessing would recognise 100."
+    )
+    sure = with_rates(result, at_0_001=(0.01, 0.4), at_0_1=(0.4, 0.6))
+    assert "Accepting" not in verdict(sure)
+    never = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.0, 0.5), at_0_1=(0.05, 0.6))
+    assert "Accepting" not in verdict(never)
+
+
+def test_a_leak_over_all_records_is_never_called_none(result):
+    from mlflow_privacy.report.sections.verdict import finding
+
+    unsure = with_rates(result, at_0_001=(0.0, 0.4))
+    assert unsure.attacks[0].metrics["auc"].low > 0.5
+    assert "gives away who was in its training data" in finding(unsure, {}).meaning

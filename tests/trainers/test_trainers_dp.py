@@ -147,4 +147,6 @@ def test_all_faults_are_named_at_once():
         assert part in text
     _, faults = read_settings({**PLAIN, "grad_clip": 1.0, "dp": {"noise_multiplier": 1}}, task="classification")
     assert "leave one of them out" in faults[0]
-    assert "not both" in str(read_settings({**PLAIN, "dp": {"noise_multiplier": 1, "target_epsilon": 1}}, task="classification")[1])
+    assert "not both" in str(
+        read_settings({**PLAIN, "dp": {"noise_multiplier": 1, "target_epsilon": 1}}, task="classification")[1]
+    )

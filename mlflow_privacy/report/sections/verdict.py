@@ -111,6 +111,11 @@ def _meaning(fpr: float | None, tpr: Estimate | None, auc: Estimate | None) -> s
         what, low, high, chance = "over all its records", auc.low, auc.high, 0.5
     else:
         what, low, high, chance = "at this caution", tpr.low, tpr.high, fpr
+    if low <= chance <= high and auc is not None and auc.resolvable and auc.low > 0.5:
+        return (
+            "So few false alarms are hard to measure here, but over all its records the attacker does better than "
+            f"guessing (AUC {format_estimate(auc)}): the model gives away who was in its training data."
+        )
     if low > chance:
         return f"The attacker does better than guessing {what}: the model gives away who was in its training data."
     if high < chance:
