@@ -188,7 +188,7 @@ def show(result: Any, stages: dict[str, float], arguments: argparse.Namespace, b
     """The tables of `benchmarks/README.md`."""
     size = sum(parameter.numel() for parameter in base.model.parameters()) / 1e6
     print(
-        f"{arguments.model}, {size:.1f} M parameters, peft {arguments.peft}: {arguments.rows} rows, "
+        f"{Path(arguments.model).name}, {size:.1f} M parameters, peft {arguments.peft}: {arguments.rows} rows, "
         f"{int(result.membership.sum())} members, {arguments.references} references, {arguments.epochs} epochs, "
         f"batch {arguments.batch_size}, {arguments.max_length} tokens\n"
     )

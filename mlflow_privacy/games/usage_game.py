@@ -105,21 +105,23 @@ def _sentence(found: Sequence[UsageEstimate], true_share: float | None, size: fl
 def _figure(target, reference, member, options: UsageOptions, confidence: float) -> dict | None:
     """The estimate against the threshold: where it is flat, it does not hang on the choice."""
     points: list[tuple[float, UsageEstimate]] = []
+    cuts: set[float] = set()
     for level in _LEVELS:
         cut = float(np.quantile(reference, level))
         estimate = usage(
             target, reference, member, threshold=cut, confidence=confidence, correlation=options.correlation
         )
-        if estimate.resolvable and not any(cut == other for other, _ in points):
-            points.append((cut, estimate))
+        if estimate.resolvable and cut not in cuts:
+            points.append((float(level), estimate))
+            cuts.add(cut)
     if len(points) < 2:
         return None
     return {
-        "x": [cut for cut, _ in points],
+        "x": [level for level, _ in points],
         "y": [e.value for _, e in points],
         "low": [e.low for _, e in points],
         "high": [e.high for _, e in points],
-        "x_label": 'threshold of the signal φ from which "member" is guessed',
+        "x_label": 'threshold of "member": share of the references\' signals below it',
         "y_label": "estimated share",
         "label": "estimate at each threshold alone",
     }

@@ -152,11 +152,10 @@ def test_blind_baseline_differs_if_its_interval_excludes_chance(result, low, hig
 
 def with_rates(result, **rates):
     """The result with the headline's TPR intervals as given, by FPR in words."""
-    metrics = dict(result.attacks[0].metrics)
-    for name, (low, high) in rates.items():
-        metrics[f"tpr_at_fpr_{name.removeprefix('at_').replace('_', '.')}"] = Estimate((low + high) / 2, low, high, 100)
-    first = dataclasses.replace(result.attacks[0], metrics=metrics)
-    return dataclasses.replace(result, attacks=(first, *result.attacks[1:]), headline=first.name)
+    names = {name: f"tpr_at_fpr_{name.removeprefix('at_').replace('_', '.')}" for name in rates}
+    return _set_headline(
+        result, **{names[name]: Estimate((low + high) / 2, low, high, 100) for name, (low, high) in rates.items()}
+    )
 
 
 def test_where_few_false_alarms_cannot_tell_the_verdict_says_at_how_many_they_do(result):

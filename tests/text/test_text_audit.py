@@ -18,6 +18,7 @@ from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.lineage import log_lineage
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers import make_recipe, text_memory, trainer_for
+from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 
 WHOLE = {"epochs": 12, "batch_size": 20, "learning_rate": 8e-3, "max_length": 24}
@@ -145,20 +146,18 @@ def test_attacks_that_need_more_get_it_through_the_options(tracking, base):
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", mask_token="[MASK]"
     )
-    bert = transformers.BertForMaskedLM(
-        transformers.BertConfig(
-            vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16
-        )
-    ).eval()
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    with seeded(0):
+        bert = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=len(vocabulary), **shape)).eval()
     options = config(
         attacks=["recall", "neighbourhood"],
         prefix=make_texts(3, seed=50),
         masked=(bert, tokenizer),
-        attack_options={"neighbourhood": {"n": 3}},
+        attack_options={"neighbourhood": {"n": 10}},
     )
     metrics = mlflow.evaluate("models:/lm/1", evaluators=["privacy_meter"], evaluator_config=options).metrics
     assert attack_names(metrics) == {"recall", "neighbourhood"}
-    assert metrics["privacy/neighbourhood/auc_low"] > 0.5
+    assert metrics["privacy/neighbourhood/auc"] > 0.55
     assert not reference_runs(tracking)  # neither needs any
 
 
