@@ -4,12 +4,12 @@
     MLFLOW_PRIVACY_DATA=FOLDER python benchmarks/bench_published.py cifar10 --device cuda --references 1 2 4
     MLFLOW_PRIVACY_DATA=FOLDER python benchmarks/bench_published.py cifar10_speedyresnet --device cuda --references 4 8
 
-The folder is laid out as the loaders take it (`cifar10/*.parquet`, `location30.npz`). References are added to those that
-are there, in one store, so that 1, 2, 4 OUT references cost no more than 4. `--set` shrinks a config; figures of a
+The folder is laid out as the loaders take it (`cifar10/*.parquet`, `location30.npz`). References are added to those
+that are there, in one store, so that 1, 2, 4 OUT references cost no more than 4. `--set` shrinks a config; figures of a
 shrunken run say nothing beside published ones.
 
-Published, offline RMIA on CIFAR-10 with WRN28-2 (Zarifzadeh et al. 2024, https://arxiv.org/abs/2312.03262, Table 2), for
-1, 2, 4 OUT references: AUC 68.64, 70.13, 71.02 %; TPR at 0.01 % FPR 1.19, 1.71, 2.91 %.
+Published, offline RMIA on CIFAR-10 with WRN28-2 (Zarifzadeh et al. 2024, https://arxiv.org/abs/2312.03262, Table 2),
+for 1, 2, 4 OUT references: AUC 68.64, 70.13, 71.02 %; TPR at 0.01 % FPR 1.19, 1.71, 2.91 %.
 """
 
 from __future__ import annotations

@@ -127,8 +127,8 @@ def blind_differs(result: AuditResult) -> bool:
 def verdict(result: AuditResult) -> str:
     """The result in one sentence that needs no statistics, with its uncertainty and what guessing would reach.
 
-    Counts are rounded outwards, so that the sentence claims no more than the interval does. Where guessing lies inside the
-    interval of few false alarms, but not where more are accepted, a second half says so.
+    Counts are rounded outwards, so that the sentence claims no more than the interval does. Where guessing lies inside
+    the interval of few false alarms, but not where more are accepted, a second half says so.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
