@@ -157,12 +157,16 @@ def _where_to_look(name: str, experiment_id: str) -> str:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the reference splits.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of inference.")
+@click.option("--slice", "slices", multiple=True, metavar="COLUMN", help="Show the risk by this column, repeatable.")
+@click.option("--show-records", is_flag=True, help="Show the content of the most exposed records in the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
 def audit(
     model_uri: str,
     recipe: Path | None,
     attacks: tuple[str, ...],
     game_options: tuple[str, ...],
+    slices: tuple[str, ...],
+    show_records: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -180,6 +184,10 @@ def audit(
         options["attacks"] = list(attacks)
     if game_options:
         options["game_options"] = _key_values(game_options)
+    if slices:
+        options["slices"] = list(slices)
+    if show_records:
+        options["show_records"] = True
     if recipe is not None:
         options["recipe"] = _read_mapping(recipe)
     import mlflow_privacy

@@ -38,7 +38,6 @@ def test_a_network_for_images_is_audited_by_its_recipe(tracking):
     assert load("images").main() > 0.5
 
 
-@pytest.mark.slow
 def test_a_lora_adapter_remembers_its_messages_and_references_find_it_out(tracking):
     metrics = load("text_lora").main()
     assert metrics["privacy/rmia/auc_low"] > 0.6
@@ -46,7 +45,6 @@ def test_a_lora_adapter_remembers_its_messages_and_references_find_it_out(tracki
     assert abs(metrics["privacy/blind/auc"] - 0.5) < 0.15
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -79,6 +79,7 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     result = call(
         *("audit", "models:/m/1", "--num-ref-models", 4, "--attack", "rmia", "--attack", "lira", "--train", "a.csv"),
         *("--holdout", "b.csv", "--targets", "y", "--recipe", recipe, "--seed", 3, "--batch-size", 64),
+        *("--slice", "age", "--slice", "region", "--show-records"),
     )
     assert result.exit_code == 0, result.output
     assert audited == {
@@ -91,6 +92,8 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
         "recipe": {"optimizer": "SGD", "learning_rate": 0.01},
         "random_seed": 3,
         "batch_size": 64,
+        "slices": ["age", "region"],
+        "show_records": True,
         "device": "auto",
     }
     assert "0.700 [0.650, 0.750]" in result.output
