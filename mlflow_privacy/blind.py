@@ -102,11 +102,10 @@ def blind_baseline(
 
 
 def _cross_validated(
-    columns: np.ndarray, always: np.ndarray, truth: np.ndarray, rng: np.random.Generator
+    columns: np.ndarray, views: list[np.ndarray], always: np.ndarray, truth: np.ndarray, rng: np.random.Generator
 ) -> tuple[float, tuple[float, float]]:
     """AUC averaged over folds, and the variance due to members and to non-members."""
     fold = _folds(truth, _FOLDS, rng)
-    views = _strengths(columns) if columns.shape[1] > _MAX_COLUMNS else [columns]
     value, parts, weights = 0.0, np.zeros(2), 0.0
     for k in range(_FOLDS):
         test = fold == k
@@ -177,15 +176,17 @@ def _log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: n
     return trees.decision_function(features[~train]) + linear.decision_function(scaled[~train])
 
 
-def _encode(records: Records, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Records as float32 columns (NaN kept) that a fold may screen, and columns that every fold uses."""
+def _encode(records: Records, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Records as float32 columns (NaN kept) that a fold may screen, what it screens by, and columns every fold uses."""
     columns = _columns(records.x, rng)
+    views = [columns]
     always = [_column(np.asarray(records.y), "label", rng)]
     if columns.shape[1] > _MAX_COLUMNS:
         always.append(_summary(columns))
         columns = _pick(columns, rng)
-        always.append(_reduce(columns, rng))
-    return columns.astype(np.float32), np.concatenate(always, axis=1, dtype=np.float32, casting="same_kind")
+        views = _strengths(columns)
+        always.append(_reduce(views[0], rng))
+    return columns.astype(np.float32), views, np.concatenate(always, axis=1, dtype=np.float32, casting="same_kind")
 
 
 def _columns(x: Any, rng: np.random.Generator) -> np.ndarray:
@@ -296,11 +297,10 @@ def _summary(columns: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _reduce(columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(n, ≤ 24) leading principal components of the standardised columns."""
+def _reduce(scaled: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n, ≤ 24) leading principal components of standardised columns."""
     from sklearn.decomposition import PCA
 
-    scaled = _standardise(columns)
     width = min(_COMPONENTS, *scaled.shape)
     pca = PCA(width, svd_solver="randomized", iterated_power=2, random_state=int(rng.integers(2**31)))
     part = scaled if len(scaled) <= 5000 else scaled[rng.permutation(len(scaled))[:5000]]

@@ -208,13 +208,14 @@ def _label(attack: AttackResult) -> str:
 
 def _png(figure: Figure) -> bytes:
     """PNG with a palette of 256 colours, a third of the size; the same bytes for the same result."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    raw = io.BytesIO()
-    figure.savefig(raw, format="png", dpi=_DPI, metadata={"Software": None})
-    raw.seek(0)
-    out = io.BytesIO()
-    Image.open(raw).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # no PNG in between: to write and read one takes a sixth of the time
+    pixels, out = Image.fromarray(np.asarray(canvas.buffer_rgba())), io.BytesIO()
+    pixels.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
     return out.getvalue()
 
 
