@@ -304,7 +304,7 @@ def _fidelity(own: ModelOutputs, member: np.ndarray, references: References | No
     """Accuracy and loss of target and references on members and non-members."""
     if references is None:
         return Fidelity(split_means(own, member), {}, {})
-    each = [split_means(values, references.member[:, j]) for j, values in enumerate(references.pool)]
+    each = references.quality
     columns = {key: np.array([values[key] for values in each]) for key in each[0]}
     return Fidelity(
         target=split_means(own, member),
@@ -322,17 +322,12 @@ def _exposed_content(asked: Records, attacks: Sequence[AttackResult]) -> dict[st
 def _evidence(target: AuditTarget, signals: Signals, references: References | None) -> Evidence:
     """What the scores were made of, over the whole pool."""
     rows = np.zeros((0, len(target.pool)), bool) if references is None else references.rows
-    quality = (
-        ()
-        if references is None
-        else tuple(split_means(values, references.member[:, j]) for j, values in enumerate(references.pool))
-    )
     return Evidence(
         pool_ids=target.pool.row_ids,
         membership=np.concatenate([np.asarray(target.membership, bool)[None], rows]),
         signals=signals,
         population_ids=np.array([], str) if target.population is None else target.population.row_ids,
-        quality=quality,
+        quality=() if references is None else references.quality,
     )
 
 

@@ -50,7 +50,7 @@ def recipe_settings(train: TrainSection, data: DataSection, task: Task | None = 
     if family != "torch":
         return {}
     entry = zoo.find_model(train.model_name)
-    if entry is not None and entry.name == "speedyresnet":
+    if entry is not None and entry.own_recipe:
         return {key: value for key, value in said.items() if key in TORCH_KEYS}
     settings = training_settings(train)
     if task is not None:
@@ -95,7 +95,7 @@ def recipe_faults(model_name: str, settings: Mapping[str, Any], task: Task) -> l
     if model_family(model_name) == "transformers":
         return _text_faults(settings)
     entry = zoo.find_model(model_name)
-    if entry is not None and entry.name == "speedyresnet":
+    if entry is not None and entry.own_recipe:
         from mlflow_privacy.trainers.fast_resnet_settings import read_fast_settings
 
         return read_fast_settings(settings, task=task)[1]
@@ -177,7 +177,6 @@ def _register_language_model(model: LanguageModel, name: str) -> str:
 
 
 def _register_estimator(model: Any, name: str, example: Any) -> str:
-
     import mlflow
     import sklearn
     from mlflow.models import infer_signature
@@ -194,7 +193,6 @@ def _register_estimator(model: Any, name: str, example: Any) -> str:
 
 
 def _register_module(model: Any, name: str, example: np.ndarray) -> str:
-
     import mlflow
     import torch
     from mlflow.models import infer_signature

@@ -101,6 +101,11 @@ class References:
     n_imported: int = 0
     further: tuple[tuple[ModelOutputs, ...], ...] = ()
 
+    @functools.cached_property
+    def quality(self) -> tuple[dict[str, float], ...]:
+        """Mean loss and accuracy of each on its own members and non-members among the audited records."""
+        return tuple(split_means(values, self.member[:, j]) for j, values in enumerate(self.pool))
+
 
 def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
     """The key of reference `index`: SHA-256 of recipe, pool digest, members and seed."""

@@ -32,11 +32,13 @@ class ModelEntry:
     Attributes:
       build: `build(input_shape, num_outputs, *, option=default, …)` -> torch module.
       inputs: the form it takes: "flat" (d,), "image" (channels, height, width), or "any": as the data set has it.
+      own_recipe: whether its trainer brings a recipe, of which a config changes only what it says.
     """
 
     name: str
     build: Callable[..., Any]
     inputs: Inputs = "any"
+    own_recipe: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -94,7 +96,7 @@ def dataset(name: str) -> Callable[[F], F]:
     return register
 
 
-def model(name: str, *, inputs: Inputs = "any") -> Callable[[F], F]:
+def model(name: str, *, inputs: Inputs = "any", own_recipe: bool = False) -> Callable[[F], F]:
     """Registers a builder of a torch module under a name that `train.model_name` may use.
 
     Every submodule with parameters must have PyTorch's `reset_parameters()`, because each reference model starts
@@ -104,6 +106,7 @@ def model(name: str, *, inputs: Inputs = "any") -> Callable[[F], F]:
       name: in config files, where case, "-" and "_" do not matter unless they tell two names apart. Registering a name
         again replaces it.
       inputs: the form of one record: "flat" (d,), "image" (channels, height, width), or "any".
+      own_recipe: of networks that `trainers.fast_resnet` trains.
 
     >>> @model("linear", inputs="flat")
     ... def linear(input_shape, num_outputs, *, bias=True):
@@ -114,7 +117,7 @@ def model(name: str, *, inputs: Inputs = "any") -> Callable[[F], F]:
     """
 
     def register(build: F) -> F:
-        MODELS[name] = ModelEntry(name, build, inputs)
+        MODELS[name] = ModelEntry(name, build, inputs, own_recipe)
         return build
 
     return register

@@ -7,7 +7,7 @@ from typing import Any
 from mlflow_privacy.zoo.registry import model
 
 
-@model("speedyresnet", inputs="image")
+@model("speedyresnet", inputs="image", own_recipe=True)
 def speedyresnet(input_shape: tuple[int, ...], num_outputs: int, *, width: float = 1.0) -> Any:
     """A convolutional network that brings its own recipe: seconds a model on a GPU.
 
