@@ -4,6 +4,8 @@
     MLFLOW_PRIVACY_DATA=... python benchmarks/compare.py --privacy-meter PATH --workload location-mlp
     MLFLOW_PRIVACY_DATA=... python benchmarks/compare.py --privacy-meter PATH --workload cifar-cnn --rows 6000
     python benchmarks/compare.py --privacy-meter PATH --workload scoring
+    MLFLOW_PRIVACY_DATA=... python benchmarks/compare.py --privacy-meter PATH --workload cifar-wrn --device cuda
+    MLFLOW_PRIVACY_DATA=... python benchmarks/compare.py --privacy-meter PATH --workload agnews-gpt2 --gpt2 2,64,500
     python benchmarks/compare.py --workload growth
 
 PATH is a checkout of https://github.com/privacytrustlab/ml_privacy_meter, which is read and run, never written to. Both
@@ -19,7 +21,6 @@ would add is measured apart.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -35,68 +36,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare_workloads import TOOLS, WORKLOADS, configs, make_data
 
 HERE = Path(__file__).parent
 STAGES = ("imports", "data", "training", "signals", "attack", "blind baseline", "registry", "report", "other")
-TOOLS = ("theirs", "ours", "ours, same work")
 _ACCURACY, _AUC = 0.03, 0.02  # how far accuracies may differ; how much lower our AUC may be
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """What both tools do.
-
-    Attributes:
-      dataset: the data set's name in Privacy Meter, which chooses its loader and its network's shape.
-      model, options: the network's name in both, and what ours needs to be the same network.
-      train: optimizer, learning rate and batch, in both. The schedule is Privacy Meter's, which takes a tenth of it.
-      rows, epochs: defaults.
-    """
-
-    dataset: str
-    model: str
-    options: Mapping[str, Any]
-    train: Mapping[str, Any]
-    rows: int
-    epochs: int
-
-
-_SGD = {"optimizer": "SGD", "learning_rate": 5.0, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 256}
-_ADAM = {"optimizer": "Adam", "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 256}
-_MLP = {"hidden": [128], "activation": "tanh"}
-WORKLOADS = {
-    "purchase-mlp": Workload("purchase100", "mlp", _MLP, _SGD, rows=26_668, epochs=10),
-    "location-mlp": Workload("purchase100", "mlp", _MLP, {**_SGD, "batch_size": 64}, rows=5010, epochs=30),
-    "cifar-cnn": Workload("cifar10", "CNN", {}, _ADAM, rows=12_000, epochs=10),
-}
-
-
-def configs(workload: Workload, *, epochs: int, references: int, device: str, seed: int) -> dict[str, dict[str, Any]]:
-    """The config of each tool, by its name in `TOOLS`.
-
-    >>> made = configs(WORKLOADS["purchase-mlp"], epochs=2, references=3, device="cpu", seed=0)
-    >>> made["theirs"]["train"]["epochs"], made["ours"]["train"]["schedule"]
-    (2, 'privacy_meter')
-    >>> made["ours, same work"]["audit"]["attacks"]
-    ['rmia_offline']
-    """
-    train = {"model_name": workload.model, "device": device, **workload.train, "epochs": epochs}
-    audit = {"algorithm": "RMIA", "num_ref_models": references, "device": device, "batch_size": 5000}
-    run = {"random_seed": seed, "time_log": True, "num_experiments": 1}
-    theirs = {
-        "run": run,
-        "audit": {**audit, "privacy_game": "privacy_loss_model", "report_log": "report_rmia"},
-        "train": train,
-        "data": {"dataset": workload.dataset, "data_dir": "data"},
-    }
-    ours = {
-        "run": {**run, "register_as": "compare"},
-        "audit": {**audit, "num_queries": 1},
-        "train": {**train, "model_options": dict(workload.options), "schedule": "privacy_meter"},
-        "data": {"dataset": "compare", "normalize": "auto" if workload.dataset == "cifar10" else "none"},
-    }
-    alone = {"algorithm": "rmia_offline", "attacks": ["rmia_offline"], "blind_baseline": False}
-    return {"theirs": theirs, "ours": ours, "ours, same work": {**ours, "audit": {**ours["audit"], **alone}}}
 
 
 def their_stages(log: str) -> dict[str, float]:
@@ -171,11 +115,20 @@ def our_stages(found: Mapping[str, Any], log: str) -> dict[str, float]:
     return {**stages, "report": found["main"] - sum(stages.values())}
 
 
-def accuracies(metadata: Mapping[str, Any]) -> tuple[float, float]:
-    """Mean accuracy of all models on the records they trained on, and on the others, from `models_metadata.json`."""
-    values = [(model["train_acc"], model["test_acc"]) for model in metadata.values()]
-    train, test = np.mean(values, axis=0)
-    return float(train), float(test)
+def qualities(metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Mean accuracy of all models on the records they trained on, and on the others, from `models_metadata.json`.
+
+    Of language models, which have none, it is the loss.
+
+    >>> qualities({"0": {"train_acc": None, "test_acc": None, "train_loss": 2.0, "test_loss": 3.0}})
+    {'train loss': 2.0, 'test loss': 3.0}
+    """
+    kind = ("acc", "accuracy") if next(iter(metadata.values()))["train_acc"] is not None else ("loss", "loss")
+    parts = ("train", "test")
+    return {
+        f"{part} {kind[1]}": float(np.mean([float(m[f"{part}_{kind[0]}"]) for m in metadata.values()]))
+        for part in parts
+    }
 
 
 def median_of(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -199,8 +152,8 @@ def faults(medians: Mapping[str, Mapping[str, float]]) -> list[str]:
         if tool == "theirs" or "theirs" not in medians:
             continue
         theirs = medians["theirs"]
-        for key in ("train accuracy", "test accuracy"):
-            if abs(figures[key] - theirs[key]) > _ACCURACY:
+        for key in ("train accuracy", "test accuracy"):  # no losses of language models: theirs count the padding
+            if key in theirs and abs(figures[key] - theirs[key]) > _ACCURACY:
                 found.append(f"{tool}: {key} {figures[key]:.3f}, theirs {theirs[key]:.3f}.")
         if figures["AUC"] < theirs["AUC"] - _AUC:
             found.append(f"{tool}: AUC {figures['AUC']:.3f} is lower than theirs, {theirs['AUC']:.3f}.")
@@ -223,37 +176,12 @@ def table(medians: Mapping[str, Mapping[str, float]]) -> str:
             a, b = medians["theirs"].get(stage), medians[tool].get(stage)
             ratios.append(f"{a / b:.1f} ×" if a and b else "–")
         rows.append([stage, *cells, *ratios])
-    for key, form in (("peak MB", ".0f"), ("train accuracy", ".3f"), ("test accuracy", ".3f"), ("AUC", ".3f")):
-        rows.append([key, *(f"{figures[key]:{form}}" for figures in medians.values()), *[""] * len(ours)])
+    for key in ("peak MB", "train accuracy", "test accuracy", "train loss", "test loss", "AUC"):
+        if any(key in figures for figures in medians.values()):
+            form = ".0f" if "MB" in key else ".3f"
+            cells = [f"{figures[key]:{form}}" if key in figures else "–" for figures in medians.values()]
+            rows.append([key, *cells, *[""] * len(ours)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def make_arrays(name: str, rows: int | None, folder: Path) -> dict[str, Any]:
-    """The data of a workload as an NPZ file; returns its path, the number of classes, and a record's shape."""
-    from mlflow_privacy.zoo import load_dataset
-
-    rows = rows or WORKLOADS[name].rows
-    if name == "purchase-mlp":
-        data = load_dataset("purchase100_synthetic", options={"rows": rows})
-        pool, apart, classes = data.records, data.population, 100
-    else:
-        given = os.environ.get("MLFLOW_PRIVACY_DATA")
-        if given is None:
-            raise SystemExit(f"{name}: set MLFLOW_PRIVACY_DATA to the folder that holds location30.npz or cifar10.")
-        source = "location30.npz" if name == "location-mlp" else "cifar10"
-        data = load_dataset(source, data_dir=given)
-        order = np.random.default_rng(0).permutation(len(data.records))[:rows]
-        cut = 3 * len(order) // 4  # the rest is the population, as in Privacy Meter's tables
-        pool, apart = data.records.take(order[:cut]), data.records.take(order[cut:])
-        classes = data.num_outputs
-    arrays = {"pool_x": pool.x, "pool_y": pool.y, "population_x": apart.x, "population_y": apart.y}
-    for key in ("pool_x", "population_x"):
-        x = np.asarray(arrays[key])
-        arrays[key] = x.astype(np.uint8) if x.ndim == 2 else x  # tables here are 0/1
-    path = folder / "arrays.npz"
-    np.savez(path, **arrays)
-    first = int(pool.x.shape[1])
-    return {"arrays": str(path), "classes": classes, "shape": [first, classes], "rows": len(pool), "apart": len(apart)}
 
 
 def call(script: str, what: str, spec: Mapping[str, Any], threads: int | None) -> tuple[dict[str, Any], float]:
@@ -290,14 +218,14 @@ def one_run(tool: str, spec: Mapping[str, Any], threads: int | None) -> dict[str
     auc = stages.pop("auc", None)
     if auc is None:
         auc = found["audit"].get("privacy/rmia/auc", found["audit"].get("privacy/rmia_offline/auc"))
-    train, test = accuracies(json.loads((folder / "models" / "models_metadata.json").read_text()))
+    quality = qualities(json.loads((folder / "models" / "models_metadata.json").read_text()))
     figures = {"imports": found["imports"], **stages}
     figures |= {"other": wall - sum(figures.values()), "total": wall}
     figures["total, testing every epoch"] = wall  # theirs does it anyway
     if "every_epoch" in found:
         figures["other"] -= found["every_epoch"]
         figures["total"] -= found["every_epoch"]
-    figures |= {"peak MB": found["peak_mb"], "train accuracy": train, "test accuracy": test, "AUC": auc, "load": load}
+    figures |= {"peak MB": found["peak_mb"], **quality, "AUC": auc, "load": load}
     if found.get("shims"):
         print(f"shims: {'; '.join(found['shims'])}", file=sys.stderr)
     return figures
@@ -307,10 +235,10 @@ def beside(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All repetitions of a workload by all tools."""
     workload = WORKLOADS[arguments.workload]
     epochs = arguments.epochs or workload.epochs
-    made = make_arrays(arguments.workload, arguments.rows, folder)
+    made = make_data(arguments.workload, arguments.rows, folder, gpt2=arguments.gpt2)
     made |= {"dataset": workload.dataset, "path": str(Path(arguments.privacy_meter).resolve())}
-    if made["shape"][0] == 3:
-        made["shape"] = None  # images: theirs as it is
+    if workload.kind == "image":
+        made["shape"] = None  # theirs as it is
     settings = configs(
         workload, epochs=epochs, references=arguments.references, device=arguments.device, seed=arguments.seed
     )
@@ -322,7 +250,7 @@ def beside(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for tool in TOOLS if repeat % 2 == 0 else TOOLS[::-1]:
             spec = {**made, "config": settings[tool], "folder": str(folder / _plain(tool)), "log_dir": f"r{repeat}"}
             if tool != "theirs":  # a store of its own, or the references of the last repetition would be found
-                spec |= {"folder": str(folder / _plain(tool) / str(repeat)), "every_epoch": True}
+                spec |= {"folder": str(folder / _plain(tool) / str(repeat)), "every_epoch": workload.kind != "text"}
                 call("compare_ours.py", "prepare", spec, arguments.threads)
             if arguments.profile and tool == "ours":
                 spec["profile"] = str(Path(arguments.profile).resolve())
@@ -360,6 +288,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--references", type=int, default=4, help="OUT references of each record")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--gpt2",
+        default="12,768,50257",
+        metavar="LAYERS,WIDTH,TOKENS",
+        help="size of the GPT-2 of a text workload; its weights are random, the work is the same",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS of every process; default: as it is")
@@ -372,6 +306,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--workload {parsed.workload} needs --privacy-meter PATH, a checkout of Privacy Meter v2.")
         if not (Path(parsed.privacy_meter) / "run_mia.py").is_file():
             parser.error(f"--privacy-meter {parsed.privacy_meter} has no run_mia.py. Name a checkout of version 2.")
+    if parsed.workload in WORKLOADS and WORKLOADS[parsed.workload].cuda and not parsed.device.startswith("cuda"):
+        parser.error(
+            f"--workload {parsed.workload} needs --device cuda: Privacy Meter's code for it runs nowhere else."
+        )
     return parsed
 
 
@@ -396,7 +334,8 @@ def main() -> None:
         from compare_plot import plot
 
         plot(found, Path(arguments.figure))
-    wrong = faults(found["medians"]) if "medians" in found else []
+    checked = "medians" in found and WORKLOADS[arguments.workload].checked
+    wrong = faults(found["medians"]) if checked else []
     print("\n".join(wrong))
     sys.exit(1 if wrong else 0)
 

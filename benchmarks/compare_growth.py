@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compare import WORKLOADS, call, configs, machine, make_arrays, median_of, one_run
+from compare import call, machine, median_of, one_run
+from compare_workloads import WORKLOADS, configs, make_arrays
 
 ROWS, REFERENCES, WIDTH, EPOCHS = 13_334, 4, 128, 5
 STEPS = (

@@ -30,6 +30,9 @@ def _place(spec: Mapping[str, Any]) -> None:
     folder = Path(spec["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
+    for key, name in (("texts", "data"), ("gpt2", "gpt2")):
+        if key in spec and not Path(name).exists():
+            Path(name).symlink_to(spec[key])
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
 
 
@@ -40,18 +43,22 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
     _place(spec)
     folder = Path(spec["folder"])
     started = time.perf_counter()
-    # All that the run loads anyway, at once, so that no stage pays for another's imports.
-    import matplotlib.figure
-    import mlflow.pytorch
-    import mlflow.store.tracking.sqlalchemy_store
-    import sklearn.ensemble
-    import sklearn.linear_model
-    import torch._dynamo
+    from mlflow_privacy.cli import imports_ahead, main
 
-    from mlflow_privacy.cli import main
-    from mlflow_privacy.zoo import dataset, make_dataset
+    # All that the run loads anyway, at once and as the command does it, so that no stage pays for another's imports.
+    with imports_ahead():
+        import mlflow.models.evaluation.evaluator_registry  # scikit-learn's metrics and pyplot, for whatever evaluator
+        import mlflow.pytorch
+        import mlflow.store.tracking.sqlalchemy_store
 
-    loaded = matplotlib.figure, mlflow.store.tracking.sqlalchemy_store, sklearn.ensemble, sklearn.linear_model, torch
+        from mlflow_privacy.zoo import dataset, make_dataset
+
+        loaded = [mlflow.pytorch, mlflow.store.tracking.sqlalchemy_store]
+        if spec["config"]["audit"].get("blind_baseline", True):
+            import sklearn.ensemble
+            import sklearn.linear_model
+
+            loaded += [sklearn.ensemble, sklearn.linear_model]
     imported = time.perf_counter()
     assert all(loaded)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -26,12 +27,34 @@ def prepare(spec: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(spec["folder"]) / "data"
     folder.mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, spec["path"])
+    if "texts" in spec:
+        _prepare_texts(spec, folder)
+        return {}
     with np.load(spec["arrays"], allow_pickle=False) as arrays:
         for part, suffix in (("pool", ""), ("population", "_population")):
             made = _their_dataset(arrays[f"{part}_x"], arrays[f"{part}_y"])
             with open(folder / f"{spec['dataset']}{suffix}.pkl", "wb") as file:
                 pickle.dump(made, file)
     return {}
+
+
+def _prepare_texts(spec: Mapping[str, Any], folder: Path) -> None:
+    """Tokens as its own loader makes them of the same rows, and the checkpoint under the name that it asks for."""
+    import datasets
+    from dataset import TextDataset  # the checkout's
+    from dataset.agnews import replace_label_with_input_ids  # the checkout's
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec["gpt2"])
+    for split, suffix in (("train", ""), ("test", "_population")):
+        file = Path(spec["texts"]) / "ag_news" / f"{split}-00000-of-00001.parquet"
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(folder / "cache"))
+        tokens = rows.map(lambda row: replace_label_with_input_ids(row, tokenizer), batched=True)
+        made = TextDataset(tokens.remove_columns("label"), target_column="labels", text_column="text")
+        made.texts, made.input_ids = list(made.texts), list(made.input_ids)  # lists, as they were when it was written
+        with open(folder / f"agnews{suffix}.pkl", "wb") as file_:
+            pickle.dump(made, file_)
+    shutil.copytree(spec["gpt2"], Path(spec["folder"]) / "gpt2")
 
 
 def _their_dataset(x: np.ndarray, y: np.ndarray) -> Any:
@@ -79,11 +102,30 @@ def shims(spec: Mapping[str, Any]) -> list[str]:
     import models.utils  # the checkout's
 
     done = []
+    if "texts" in spec:
+        done += _trainer_of_today()
     shape = spec.get("shape")
     if shape is not None and models.utils.INPUT_OUTPUT_SHAPE[spec["dataset"]] != shape:
         models.utils.INPUT_OUTPUT_SHAPE[spec["dataset"]] = shape
         done.append(f"models.utils.INPUT_OUTPUT_SHAPE[{spec['dataset']!r}] = {shape}")
     return done
+
+
+def _trainer_of_today() -> list[str]:
+    """transformers 5 calls the Trainer's tokenizer `processing_class`."""
+    import inspect
+
+    import trainers.train_transformers as theirs  # the checkout's
+
+    trainer = theirs.Trainer
+    if "tokenizer" in inspect.signature(trainer.__init__).parameters:
+        return []
+
+    def renamed(*args: Any, tokenizer: Any = None, **options: Any) -> Any:
+        return trainer(*args, processing_class=tokenizer, **options)
+
+    theirs.Trainer = renamed
+    return ["transformers.Trainer(tokenizer=) is called processing_class="]
 
 
 def peak_mb() -> float:

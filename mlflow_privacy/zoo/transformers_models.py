@@ -128,8 +128,9 @@ def quiet() -> Iterator[None]:
 
 
 def _place(name: str) -> str:
+    """A folder in full: for one called "gpt2" MLflow would look on the hub, a minute where there is no network."""
     folder = Path(name).expanduser()
-    return str(folder) if not name.startswith(HUB) and folder.is_dir() else name.removeprefix(HUB)
+    return str(folder.resolve()) if not name.startswith(HUB) and folder.is_dir() else name.removeprefix(HUB)
 
 
 def _load(cls: Any, place: str, options: dict[str, Any], dtype: Any) -> Any:
