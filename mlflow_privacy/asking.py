@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TEXTS_AT_ONCE = 32  # unless the caller asks for another batch size: a text is far more work than a row of a table
 _PREFIX_TEXTS = 12
+_SENT = ("device", "batch_size")
 Plain = Callable[[Records], ModelOutputs]
 
 
@@ -48,6 +49,11 @@ class Asking:
     augmentation: Mapping[str, Any]
     aids: LanguageAids | None = None
     n_further: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: of the options those that answering needs, none of the caller's live objects."""
+        needed = {name: getattr(self.options, name) for name in _SENT if name in self.options.model_fields_set}
+        return {**self.__dict__, "options": AuditOptions(**needed)}
 
     def also(self, data: Sequence[Records], keys: Sequence[str]) -> Asking:
         """The same questions, and those of a game about further records."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from mlflow_privacy.asking import Asking, questions
 from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, extra_signals, run_attack
+from mlflow_privacy.attacks._arrays import side_by_side
 from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError
@@ -106,6 +107,8 @@ def audit(
             n_further=ask.n_further,
             store=store,
             device=options.device,
+            executor=options.executor,
+            n_workers=options.n_workers,
             progress=options.progress,
         )
     clock.lap("references")
@@ -130,9 +133,12 @@ def audit(
         clock.lap(f"game {game.name}")
     blind = None
     if options.blind_baseline:
-        from mlflow_privacy.blind import blind_baseline
+        from mlflow_privacy.blind_memory import remembered_baseline
 
-        blind = blind_baseline(asked, member, seed=options.random_seed, confidence=options.confidence)
+        seed, confidence = options.random_seed, options.confidence
+        blind = remembered_baseline(
+            asked, member, data_digest=ask.keys[0], seed=seed, confidence=confidence, memory=store
+        )
     clock.lap("blind baseline")
     result = AuditResult(
         model=target.model,
@@ -183,13 +189,13 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
         reference, trained_on = np.zeros((n, 0), np.float32), np.zeros((n, 0), bool)
         of_population: tuple[ModelOutputs, ...] = ()
     else:
-        reference = np.stack([values.signal for values in references.pool], axis=1)
-        trained_on, of_population = references.member, references.population
+        reference = side_by_side([values.signal for values in references.pool])
+        trained_on, of_population = np.ascontiguousarray(references.member), references.population
     if len(own) > 1:
         z = len(own[1].signal)
         population = own[1].signal
         columns = [values.signal for values in of_population]
-        population_reference = np.stack(columns, axis=1) if columns else np.zeros((z, 0), np.float32)
+        population_reference = side_by_side(columns) if columns else np.zeros((z, 0), np.float32)
         population_member = np.zeros(population_reference.shape, bool)
     else:
         outside = ~member

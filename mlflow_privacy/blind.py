@@ -23,11 +23,14 @@ _logger = logging.getLogger(__name__)
 
 _FOLDS = 5
 _MIN_PER_CLASS = 10
-# Caps on cost. Up to 48 columns are used as they are. Of wider records a fold uses the 32 columns that differ most on
-# its training part, the leading components, and a summary per record; of very wide ones 1,024 columns at random.
+# Caps on cost. Up to 48 columns are used as they are. Of wider records a fold uses the columns that differ most on its
+# training part, the leading components, and a summary per record; of very wide ones 1,024 columns at random. Many small
+# shifts are found by the linear model, to which a column costs a tenth of what it costs the trees: it sees more.
 _MAX_COLUMNS = 48
-_SCREENED = 32
-_COMPONENTS = 24
+_SCREENED, _SCREENED_TREES = 64, 16
+_COMPONENTS, _COMPONENTS_TREES = 24, 16
+# Few steps and few leaves find a shift as well as many: it is faint, or plain to see.
+_TREES = {"max_iter": 15, "learning_rate": 0.25, "max_leaf_nodes": 8, "l2_regularization": 1.0, "early_stopping": False}
 _MAX_RAW = 1024
 _MAX_CATEGORIES = 32
 _TEXT_COMPONENTS = 16
@@ -109,8 +112,13 @@ def _cross_validated(
     value, parts, weights = 0.0, np.zeros(2), 0.0
     for k in range(_FOLDS):
         test = fold == k
-        features = np.concatenate([columns[:, _screen(views, truth, ~test)], always], axis=1)
-        t = tally(_log_odds(features, truth, ~test, rng), truth[test])
+        screened = _screen(views, truth, ~test)
+        wide = np.concatenate([columns[:, screened], always], axis=1)
+        few = wide
+        if columns.shape[1] > _MAX_COLUMNS:
+            kept = always.shape[1] - max(0, _COMPONENTS - _COMPONENTS_TREES)  # the last of them are components
+            few = np.concatenate([columns[:, screened[:_SCREENED_TREES]], always[:, :kept]], axis=1)
+        t = tally(_tree_log_odds(few, truth, ~test, rng) + _linear_log_odds(wide, truth, ~test), truth[test])
         weight = t.n_members * t.n_nonmembers
         fold_value, fold_parts = delong(t)
         value += weight * fold_value
@@ -128,13 +136,13 @@ def _strengths(columns: np.ndarray) -> list[np.ndarray]:
 
 
 def _screen(views: list[np.ndarray], truth: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """The columns that differ most between members and non-members on `train`; all of a few."""
+    """The columns that differ most between members and non-members on `train`, the first most; all of a few."""
     width = views[0].shape[1]
     if width <= _MAX_COLUMNS:
         return np.arange(width)
     target = np.where(train, truth - truth[train].mean(), 0).astype(np.float32)
     strength = np.max([np.abs(target @ view) for view in views], axis=0)
-    return np.sort(np.argpartition(-strength, _SCREENED)[:_SCREENED])
+    return np.argsort(-strength, kind="stable")[:_SCREENED]
 
 
 def _subsample(membership: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
@@ -155,25 +163,24 @@ def _folds(truth: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     return fold
 
 
-def _log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Averaged log-odds of both classifiers on the records that are not in `train`."""
+def _tree_log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Log-odds by boosted trees on the records that are not in `train`."""
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
 
     # A column without any finite value to train on is an error in some versions of the trees.
     features = features[:, np.isfinite(features[train]).any(axis=0)]
-    trees = HistGradientBoostingClassifier(
-        max_iter=40,
-        learning_rate=0.1,
-        max_leaf_nodes=15,
-        l2_regularization=1.0,
-        early_stopping=False,
-        random_state=int(rng.integers(2**31)),
-    ).fit(features[train], truth[train])
+    trees = HistGradientBoostingClassifier(**_TREES, random_state=int(rng.integers(2**31)))
+    return trees.fit(features[train], truth[train]).decision_function(features[~train])
+
+
+def _linear_log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Log-odds by a regularised logistic regression on the records that are not in `train`."""
+    from sklearn.linear_model import LogisticRegression
+
     scaled = _standardise(features)
     # Few records in many columns: the penalty grows with the columns.
-    linear = LogisticRegression(C=1.0 / max(scaled.shape[1], 1), max_iter=200).fit(scaled[train], truth[train])
-    return trees.decision_function(features[~train]) + linear.decision_function(scaled[~train])
+    linear = LogisticRegression(C=1.0 / max(scaled.shape[1], 1), max_iter=200)
+    return linear.fit(scaled[train], truth[train]).decision_function(scaled[~train])
 
 
 def _encode(records: Records, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
@@ -313,5 +320,13 @@ def _standardise(columns: np.ndarray) -> np.ndarray:
     if missing.any():
         counts = np.maximum((~missing).sum(0), 1)
         columns = np.where(missing, np.where(missing, 0, columns).sum(0, dtype=np.float64) / counts, columns)
-    mean, spread = columns.mean(0, dtype=np.float64), columns.std(0, dtype=np.float64)
-    return ((columns - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)
+    columns = columns if columns.dtype in (np.float32, np.float64) else columns.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Around the first record rather than zero, so that float32 keeps what tells dates or large numbers apart.
+        moved = columns - columns[0]
+        moved -= np.full(len(moved), 1 / len(moved), moved.dtype) @ moved
+        spread = np.sqrt(np.einsum("ij,ij->j", moved, moved) / len(moved))
+    if not np.isfinite(spread).all() and columns.dtype == np.float32:  # squares beyond its range
+        return _standardise(columns.astype(np.float64))
+    moved /= np.where(spread > 0, spread, 1)
+    return moved.astype(np.float32, copy=False)

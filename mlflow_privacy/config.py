@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.metrics import DEFAULT_FPRS
+
+# Those that ship with joblib or register with it, and ours.
+EXECUTORS = ("auto", "local", "loky", "threading", "multiprocessing", "dask", "ray")
+
+
+def executor_name(value: Any) -> Any:
+    """The name of an executor: one of ours, or a backend that the caller has registered with joblib by now."""
+    registered = getattr(sys.modules.get("joblib.parallel"), "BACKENDS", {})
+    if isinstance(value, str) and (value in EXECUTORS or value in registered):
+        return value
+    near = difflib.get_close_matches(str(value).lower(), EXECUTORS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"must be {', '.join(EXECUTORS)}, or a backend registered with joblib{hint}")
+
+
+def no_bool(value: Any) -> Any:
+    """Python's booleans are whole numbers; nobody who writes one means that."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
+    return value
 
 
 class AuditOptions(BaseModel):
@@ -46,6 +67,8 @@ class AuditOptions(BaseModel):
     # How fast; never in a fingerprint.
     device: str = "auto"
     batch_size: int = Field(default=1024, ge=1)
+    executor: Annotated[str, BeforeValidator(executor_name)] = "auto"
+    n_workers: Annotated[int | None, Field(ge=1), BeforeValidator(no_bool)] = None
     progress: bool | Literal["auto"] = "auto"
     # What the caller explicitly allows.
     allow_digest_mismatch: bool = False
@@ -83,5 +106,6 @@ def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
             hint = f", did you mean {near[0]!r}?" if near else f"; valid are {', '.join(model.model_fields)}."
             lines.append(f"  got an unexpected option {path!r}{hint}")
         else:
-            lines.append(f"  {path}: {fault['msg'].lower()}, got {fault['input']!r}.")
+            said = fault["msg"].lower().removeprefix("value error, ")
+            lines.append(f"  {path}: {said}, got {fault['input']!r}.")
     return lines

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
+from mlflow_privacy.config import executor_name
 from mlflow_privacy.metrics import DEFAULT_FPRS
 
 
@@ -36,6 +37,7 @@ def _name(value: Any) -> Any:
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Device = Annotated[str, BeforeValidator(_device)]
+Executor = Annotated[str, BeforeValidator(executor_name)]
 Name = Annotated[str, BeforeValidator(_name)]
 Fpr = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
 
@@ -118,6 +120,14 @@ class AuditSection(_Section):
     device: Device = Field(
         "auto", description="Device of references and inference: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`."
     )
+    executor: Executor = Field(
+        "auto",
+        description="What trains missing references: `auto`, `local`, `loky`, `threading`, `multiprocessing`, `dask`, "
+        "`ray`, or a backend registered with joblib; it changes the speed alone. See executors.md.",
+    )
+    n_workers: Int | None = Field(
+        None, ge=1, description="References trained at a time; with `auto` the most. Default: by the machine."
+    )
     fprs: list[Fpr] = Field(list(DEFAULT_FPRS), min_length=1, description="False-positive rates of TPR@FPR.")
     confidence: Float = Field(0.95, gt=0.5, lt=1, description="Of every interval.")
     blind_baseline: bool = Field(
@@ -186,6 +196,11 @@ class TrainSection(_Section):
         None, description="Of images: `{crop: 4, flip: 0.5, cutout: 8}`, or a part of it."
     )
     grad_clip: Float | None = Field(None, gt=0, description="Largest norm of the gradient.")
+    precision: Literal["auto", "float32", "tf32", "bf16"] | None = Field(
+        None,
+        description="Of a PyTorch module: `auto` (on a GPU TF32 in convolutions, float32 elsewhere), `float32`, `tf32`, "
+        "or `bf16` (forward pass in bfloat16).",
+    )
     dp: dict[str, Any] | None = Field(
         None,
         description="Differential privacy by DP-SGD, of the target and its references: `noise_multiplier` or "

@@ -102,6 +102,8 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         "blind_baseline": audit.blind_baseline,
         "device": audit.device,
         "batch_size": audit.batch_size,
+        "executor": audit.executor,
+        "n_workers": audit.n_workers,
         "attack_options": {attack_name(name): dict(values) for name, values in audit.attack_options.items()},
         "attacks": attacks,
         "headline": headline,

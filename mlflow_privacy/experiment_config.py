@@ -325,7 +325,7 @@ def _valid_part(section: type[_Part], values: Mapping[str, Any]) -> _Part:
 _IDLE: dict[str, tuple[str, ...]] = {
     "sklearn": (*TORCH_KEYS, *TEXT_KEYS),
     "torch": TEXT_KEYS,
-    "transformers": ("betas", "eps", "momentum", "nesterov", "loss", "augmentation", "drop_last", "dp"),
+    "transformers": ("betas", "eps", "momentum", "nesterov", "loss", "augmentation", "drop_last", "dp", "precision"),
 }
 
 

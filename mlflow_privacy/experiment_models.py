@@ -143,13 +143,13 @@ def register_model(model: Any, name: str, example: Any) -> str:
     Args:
       example: (2, ...) records, from which the signature is taken.
     """
-    if isinstance(model, LanguageModel):
-        return _register_language_model(model, name)
-    return (
-        _register_estimator(model, name, example)
-        if hasattr(model, "get_params")
-        else _register_module(model, name, example)
-    )
+    from mlflow_privacy.store.requirements import quick_requirement_check
+
+    with quick_requirement_check():
+        if isinstance(model, LanguageModel):
+            return _register_language_model(model, name)
+        register = _register_estimator if hasattr(model, "get_params") else _register_module
+        return register(model, name, example)
 
 
 def _register_language_model(model: LanguageModel, name: str) -> str:

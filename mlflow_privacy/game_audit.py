@@ -6,6 +6,7 @@ The attacks run for every game; their scores and signals are what a game is play
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -157,10 +158,12 @@ def play(
     if isinstance(chosen, DpOptions):
         result = next(attack for attack in attacks if attack.name == (chosen.attack or headline))
         coins = "" if target.always is not None else "An independent fair coin decided about every audited record"
-        if target.always is not None and target.n_duplicates:
-            coins = (
-                f"{target.n_duplicates} left-out canaries equal records that were trained on, and were removed; coins "
-                "are independent only of canaries that are all different"
+        asked = len(target.membership) if target.always is None else int((~target.always).sum())
+        unscored = math.ceil(target.n_duplicates * len(member) / max(asked, 1))
+        if unscored:
+            coins = (f"{coins}. " if coins else "") + (
+                f"{unscored} left-out canaries equal records that were trained on: nobody can tell them apart, so each "
+                "counts as wrongly taken for one that is in; canaries that are all different show more"
             )
         return {
             "dp": play_dp(
@@ -170,6 +173,7 @@ def play(
                 claims=target.claims,
                 attack=result.title,
                 coins=coins,
+                unscored=unscored,
                 seed=options.random_seed,
                 **shared,
             )

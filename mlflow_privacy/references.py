@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +14,14 @@ import numpy as np
 
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
 from mlflow_privacy.fingerprint import digest, recipe_digest
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
-from mlflow_privacy.types import ModelOutputs, Recipe, Records, to_json
+from mlflow_privacy.trainers.plan import describe_work, make_plan, this_machine
+from mlflow_privacy.types import ModelOutputs, Recipe, Records
 
+__all__ = ["NoStore", "References", "Store", "ensure", "imported_key", "reference_key", "split_means"]
 _logger = logging.getLogger(__name__)
-
-Outputs = Callable[[Any], tuple[ModelOutputs, ...]]
 
 
 class Store(Protocol):
@@ -44,6 +45,9 @@ class Store(Protocol):
     def weights(self, reference: StoredReference) -> Path | None: ...
     def retire(self, reference: StoredReference) -> None: ...
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None: ...
+    def elsewhere(self) -> Callable[[], Any] | None: ...
+    def recall(self, name: str, key: str) -> Mapping[str, Any] | None: ...
+    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None: ...
 
 
 class NoStore:
@@ -71,6 +75,15 @@ class NoStore:
         return None
 
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
+        return None
+
+    def elsewhere(self) -> Callable[[], Any] | None:
+        return None
+
+    def recall(self, name: str, key: str) -> Mapping[str, Any] | None:
+        return None
+
+    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None:
         return None
 
 
@@ -121,16 +134,6 @@ def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
     return ReferenceKey(fingerprint, index, members_digest(design.members(index)), design.train_seed(index))
 
 
-def split_means(outputs: ModelOutputs, members: np.ndarray) -> dict[str, float]:
-    """Mean loss and accuracy of one model on its own members and non-members."""
-    means = {}
-    for name, rows in (("member", members), ("nonmember", ~members)):
-        means[f"{name}_loss"] = float(np.mean(outputs.loss[rows], dtype=np.float64))
-        if outputs.correct is not None:
-            means[f"{name}_accuracy"] = float(np.mean(outputs.correct[rows], dtype=np.float64))
-    return means
-
-
 def ensure(
     pool: Records,
     recipe: Recipe,
@@ -145,6 +148,8 @@ def ensure(
     exactly: bool = True,
     n_further: int = 0,
     device: str = "auto",
+    executor: str = "auto",
+    n_workers: int | None = None,
     progress: bool | str = "auto",
 ) -> References:
     """Takes imported references, then loads the first ones of a design, and trains those that are missing.
@@ -158,6 +163,8 @@ def ensure(
         records are no references. None uses no imported ones.
       exactly: `count` references, whatever was imported; else imported ones alone where each record has IN and OUT.
       n_further: how many of `data_digests`, the last ones, belong to a game.
+      executor: what trains the missing ones: "auto", "local", "ray" or a joblib backend. The models stay the same.
+      n_workers: how many at a time; None leaves it to the plan.
       progress: "auto" shows a bar on a terminal.
     """
     from mlflow_privacy.trainers import trainer_for
@@ -192,40 +199,69 @@ def ensure(
         fingerprint[:12],
     )
     if missing:
-        from tqdm import tqdm
+        job = Job(
+            recipe=recipe,
+            pool=pool,
+            rows=design.rows(missing),
+            keys=tuple(keys[index] for index in missing),
+            outputs=outputs,
+            data_digests=tuple(data_digests),
+            asked=rows_asked,
+            device=device,
+            open_store=store.elsewhere(),
+        )
 
-        disable = None if progress == "auto" else not progress  # None: only on a terminal
-        with tqdm(total=len(missing), desc="reference models", unit="model", disable=disable) as bar:
-            rows = design.rows(missing)
+        def recover(positions: Sequence[int]) -> list[Trained]:
+            """References that a worker kept before it died."""
+            found = store.find(fingerprint)
+            ours = {i: found[missing[i]] for i in positions if missing[i] in found}
+            ours = {i: one for i, one in ours.items() if one.key == job.keys[i] and one != stored.get(missing[i])}
+            values = {i: _load(store, one, trainer, recipe, data_digests, outputs) for i, one in ours.items()}
+            return [Trained(i, value, ours[i].run_id, 0.0, 0.0) for i, value in values.items() if value is not None]
 
-            def report(step: int, steps: int) -> None:
-                """Moves the bar by parts of a model."""
-                bar.n = max(bar.n, round(len(missing) * step / max(steps, 1), 1))
-                bar.refresh()
-
-            seeds = [design.train_seed(index) for index in missing]
-            models = trainer.train(recipe, pool, rows, seeds, device=device, progress=None if bar.disable else report)
-            started = time.time()
-            for index, members, model in zip(missing, rows, models, strict=True):
-                values = outputs(model)
-                reference = store.save(
-                    keys[index],
-                    members,
-                    outputs=dict(zip(data_digests, values, strict=True)),
-                    write_weights=functools.partial(trainer.save, recipe, model),
-                    metrics=split_means(values[0], members[rows_asked]),
-                    recipe=to_json({"kind": recipe.kind, "spec": recipe.spec, "source": recipe.source}),
-                    started=started,
-                )
+        with contextlib.closing(_train(job, store, recover, executor, n_workers, progress)) as trained:
+            for one in trained:
+                index = missing[one.position]
                 if index in stored:  # only now that its successor is safe
                     store.retire(stored[index])
-                done[index] = _Ready(values, reference.run_id, members)
-                _logger.info("Reference %d trained in %.2f s.", index, time.time() - started)
-                started = time.time()
-                bar.n = max(bar.n, missing.index(index) + 1)
-                bar.refresh()
+                done[index] = _Ready(one.outputs, one.run_id or "", job.rows[one.position])
     ready = [done[index] for index in range(count)]
     return _together(imported, ready, rows_asked, len(missing), fingerprint, n_further)
+
+
+def _train(
+    job: Job, store: Store, recover: Recover, executor: str, n_workers: int | None, progress: bool | str
+) -> Generator[Trained, None, None]:
+    """Trains the references of a job by the plan for this machine, with a bar."""
+    from tqdm import tqdm
+
+    work = describe_work(job.recipe, job.pool, len(job.keys), job.device)
+    machine = this_machine(job.recipe, job.device)
+    plan = make_plan(work, machine, executor, n_workers)
+    disable = None if progress == "auto" else not progress  # None: only on a terminal
+    with tqdm(total=work.n, desc="reference models", unit="model", disable=disable) as bar:
+
+        def moved(models: float) -> None:
+            """Moves the bar by parts of a model."""
+            if not bar.disable:
+                bar.n = max(bar.n, round(models, 1))
+                bar.refresh()
+
+        trained = train_missing(
+            job,
+            plan,
+            keep=keep_in(store, job),
+            recover=recover,
+            moved=moved,
+            work=work,
+            machine=machine,
+            n_workers=n_workers,
+        )
+        with contextlib.closing(trained):
+            for count, one in enumerate(trained, start=1):
+                _logger.info("Reference %d trained in %.2f s.", job.keys[one.position].index, one.seconds)
+                moved(count)
+                yield one
 
 
 @dataclasses.dataclass(frozen=True)

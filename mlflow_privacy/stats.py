@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from scipy import special
 
 from mlflow_privacy.errors import DesignError
+
+# Of the guide table of `positions`. Fewer queries do not pay for it; a block of 32,768 stays in the cache.
+_FEW_QUERIES, _CELLS_PER_VALUE, _QUERIES_AT_ONCE = 2_000, 4, 1 << 15
 
 
 def sigmoid(x: np.ndarray | float) -> np.ndarray:
@@ -189,6 +193,49 @@ def _chernoff_low(value: float, limit: float) -> float:
     return math.exp(brentq(excess, bottom, top)) if rest > 0 else math.exp(top - limit)
 
 
+def positions(ordered: np.ndarray, queries: np.ndarray, side: Literal["left", "right"] = "left") -> np.ndarray:
+    """`np.searchsorted(ordered, queries, side)` of finite numbers, faster for many unsorted queries.
+
+    A bisection of unsorted queries waits for memory and mispredicts every branch. Here a guide table gives, for each
+    of many equal cells of the range, how many of `ordered` lie in the cells before. The few that share the query's cell
+    are told apart by a bisection of all queries at once, without branches: as many rounds as the fullest cell needs.
+
+    Args:
+      ordered: (k,) ascending, finite.
+      queries: (n,) finite, in any order.
+
+    Returns: (n,) int64.
+
+    Example:
+      >>> positions(np.array([1.0, 2.0, 2.0]), np.array([2.0, 0.0, 3.0]), "right").tolist()
+      [3, 0, 3]
+    """
+    k = len(ordered)
+    span = float(ordered[-1]) - float(ordered[0]) if k else 0.0
+    if k < 2 or len(queries) < _FEW_QUERIES or not 0 < span < math.inf:
+        return np.searchsorted(ordered, queries, side)
+    cells = _CELLS_PER_VALUE * k
+    # Rounded subtraction and multiplication are monotone: what lies in an earlier cell is smaller, always.
+    first, scale = ordered[0], (cells - 1) / span
+    if not 0 < scale < math.inf:
+        return np.searchsorted(ordered, queries, side)
+    counts = np.bincount(((ordered - first) * scale).astype(np.int64), minlength=cells)
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    largest = 2 ** int(counts.max()).bit_length()
+    beyond = np.append(ordered, np.full(largest, np.inf))  # no probe leaves the array
+    found = np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        part = queries[start : start + _QUERIES_AT_ONCE]
+        at = before.take(((np.clip(part, first, ordered[-1]) - first) * scale).astype(np.int64))
+        step = largest // 2
+        while step:
+            probe = beyond.take(at + (step - 1))
+            at += step * (probe < part if side == "left" else probe <= part)
+            step //= 2
+        found[start : start + _QUERIES_AT_ONCE] = np.minimum(at, k)  # +inf is not smaller than the end's filling
+    return found
+
+
 def mann_whitney(above: np.ndarray, below: np.ndarray) -> float:
     """Pr[a > b] + ½ Pr[a = b] over all pairs of `above` and `below`: an AUC without its interval.
 
@@ -196,5 +243,9 @@ def mann_whitney(above: np.ndarray, below: np.ndarray) -> float:
     0.875
     """
     ordered, queries = np.sort(below), np.sort(above)  # sorted queries walk the memory in order
-    beaten = np.searchsorted(ordered, queries, "left") + np.searchsorted(ordered, queries, "right")
+    left = np.searchsorted(ordered, queries, "left")
+    equal = ordered.take(np.minimum(left, len(ordered) - 1)) == queries
+    beaten = 2 * left
+    if equal.any():
+        beaten[equal] += np.searchsorted(ordered, queries[equal], "right") - left[equal]
     return float(beaten.mean() / (2 * len(ordered)))

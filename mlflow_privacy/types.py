@@ -206,7 +206,10 @@ class Scores:
         keys = [np.asarray(self.value, np.float64)]
         if self.tie is not None:
             keys.append(np.asarray(self.tie, np.float64))
-        order = np.lexsort(keys[::-1])
+        order = np.argsort(keys[-1])
+        # RMIA's score never falls as its ratio grows: one sort orders both. Where that is not so, two are needed.
+        if len(keys) > 1 and not (keys[0][order][1:] >= keys[0][order][:-1]).all():
+            order = np.lexsort(keys[::-1])
         new = np.zeros(len(order), bool)
         for key in keys:
             new[1:] |= key[order][1:] != key[order][:-1]

@@ -98,3 +98,13 @@ def test_the_figure_is_small_and_the_signals_are_of_pairs(compare, tmp_path):
     assert gain == pytest.approx(1.5, abs=0.2)  # difficulty's s.d. of 2 over 2,000 records: 6 standard errors
     assert not signals_of(10, 3, outside=True)[1].any()
     assert np.isfinite(signals).all()
+
+
+def test_the_executor_benchmark_trains_the_same_models_both_ways(compare):
+    bench = importlib.import_module("bench_executor")
+    found = bench.compare("logistic", n=200, count=2, workers=2, repeat=1)
+    assert found["ratio"] == pytest.approx(found["one by one"] / found["spread"])
+    assert found["apart"] < 1e-3
+    recipe, pool = bench.WORKLOADS["cnn"](64)
+    assert pool.x.shape == (16, 3, 32, 32)
+    assert recipe.kind == "torch"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_privacy.blind import _folds, _subsample, blind_baseline
+from mlflow_privacy.blind import _folds, _standardise, _subsample, blind_baseline
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import Records
 
@@ -88,6 +88,43 @@ def test_one_shifted_column_of_many_is_found():
     member, x = half(1000), rng.normal(size=(1000, 300)).astype(np.float32)
     x[member, 123] += 1.0
     assert blind_baseline(make(x), member, seed=0).low > 0.6
+
+
+def test_a_shift_spread_thinly_over_many_columns_is_found():
+    rng = np.random.default_rng(5)
+    member = half(3000)
+    x = (rng.random((3000, 300)) < np.where(member, 0.32, 0.3)[:, None]).astype(np.float32)
+    assert blind_baseline(make(x), member, seed=0).low > 0.52
+
+
+def test_a_shift_of_the_spread_alone_is_found():
+    rng = np.random.default_rng(5)
+    member = half(2000)
+    x = rng.normal(size=(2000, 60)) * np.where(member, 1.1, 1.0)[:, None]
+    assert blind_baseline(make(x), member, seed=0).low > 0.52
+
+
+@pytest.mark.parametrize("kind", ["plain", "far from zero", "heavy", "huge", "bytes", "missing"])
+def test_standardised_columns_are_those_of_float64(kind):
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(500, 4)).astype(np.float32)
+    if kind == "far from zero":
+        x = (1e5 + 100 * x).astype(np.float32)
+    elif kind == "heavy":
+        x = rng.standard_cauchy((500, 4)).astype(np.float32)
+    elif kind == "huge":
+        x = (x * 1e38 / 4).astype(np.float32)
+    elif kind == "bytes":
+        x = rng.integers(0, 256, (500, 4)).astype(np.uint8)
+    elif kind == "missing":
+        x[::3, 1] = np.nan
+    wide = np.where(np.isfinite(x), x, np.nan).astype(np.float64)
+    wide = np.where(np.isnan(wide), np.nanmean(wide, 0), wide)
+    wanted = (wide - wide.mean(0)) / wide.std(0)
+    found = _standardise(np.c_[x, np.full(500, 7, x.dtype)])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, :4], wanted, atol=2e-3, rtol=2e-3)
+    assert not found[:, 4].any()  # constant
 
 
 def test_brighter_images_are_found_and_equal_ones_are_not():

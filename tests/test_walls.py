@@ -69,10 +69,13 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_module():
 
 def test_nothing_unpickles_or_evaluates_code():
     banned = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    # Local workers get the caller's own live objects (never what came from a file); joblib is a backend there.
+    senders = {"executor/parcel.py": {"cloudpickle"}, "executor/pools.py": {"joblib"}}
     calls = {"eval", "exec", "compile", "__import__"}
     for path in MODULES:
         tree = ast.parse(path.read_text())
-        assert not {name.split(".")[0] for name in imports(path)} & banned, path
+        allowed = senders.get(path.relative_to(ROOT).as_posix(), set())
+        assert not {name.split(".")[0] for name in imports(path)} & (banned - allowed), path
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 name = node.func.id if isinstance(node.func, ast.Name) else ""

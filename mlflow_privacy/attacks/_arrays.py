@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import concurrent.futures
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -11,9 +14,12 @@ import numpy as np
 from mlflow_privacy.errors import DesignError
 
 Array = Any  # a NumPy array or a torch tensor
+_T = TypeVar("_T")
 
 # Values per chunk: 2 MB of float64 stays in a CPU's cache; on an accelerator few large kernels beat many small.
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 18, 1 << 25
+# Fewer values than this are done before threads have started.
+_THREADED = 1 << 20
 
 
 def namespace(*arrays: Array) -> Any:
@@ -36,6 +42,57 @@ def chunks(n: int, m: int, x: Array) -> Iterator[slice]:
     on_cpu = isinstance(x, np.ndarray) or str(array_api_compat.device(x)) == "cpu"
     size = max((_CHUNK_CPU if on_cpu else _CHUNK_DEVICE) // max(m, 1), 1)
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def each_chunk(do: Callable[[slice], _T], n: int, m: int, x: Array) -> list[_T]:
+    """What `do` returns for each of `chunks`, in order; in threads if `x` is a NumPy array of many values.
+
+    NumPy lets go of the interpreter while it computes. Chunks are the same and each writes its own records, so the
+    numbers do not depend on the threads. `OMP_NUM_THREADS` limits them, as it does for BLAS and torch.
+    """
+    parts = list(chunks(n, m, x))
+    if isinstance(x, np.ndarray) and n * m >= _THREADED:
+        return in_threads(do, parts)
+    return [do(part) for part in parts]
+
+
+def in_threads(do: Callable[[Any], _T], parts: Sequence[Any]) -> list[_T]:
+    """What `do` returns for each of `parts`, in order, as many at once as this process may use threads."""
+    threads = min(_threads(), len(parts))
+    if threads <= 1:
+        return [do(part) for part in parts]
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(do, parts))
+
+
+def _threads() -> int:
+    """How many threads this process may use."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, int(limit)), 1) if limit.isdigit() else cores
+
+
+def count_true(mask: np.ndarray) -> np.ndarray:
+    """(n,) float64 counts of True in each row of an (n, m) mask, several times faster than its `sum`."""
+    return row_sums(mask.astype(np.float32)).astype(np.float64)
+
+
+def row_sums(x: np.ndarray) -> np.ndarray:
+    """(n,) sums of rows, faster than `sum` for short ones, and outside BLAS, whose calls from two threads wait."""
+    return np.einsum("ij->i", x)
+
+
+def side_by_side(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, m) array of m columns (n,), rows contiguous: `np.stack(columns, axis=1)` that does not leave the cache.
+
+    >>> side_by_side([np.array([1, 2]), np.array([3, 4])]).tolist()
+    [[1, 3], [2, 4]]
+    """
+    n, m = len(columns[0]), len(columns)
+    out = np.empty((n, m), np.result_type(*columns))
+    for s in chunks(n, m, out):
+        out[s] = np.array([column[s] for column in columns]).T
+    return out
 
 
 def check_signals(**arrays: Array | None) -> None:
@@ -81,7 +138,20 @@ def _count_not_finite(x: Array) -> int:
     """How many values of `x` are NaN or infinite, in chunks."""
     xp = namespace(x)
     m = x.shape[1] if x.ndim == 2 else 1
-    return sum(int(xp.sum(xp.astype(~xp.isfinite(x[s]), xp.int64))) for s in chunks(x.shape[0], m, x))
+
+    def count(s: slice) -> int:
+        return 0 if _surely_finite(x[s]) else int(xp.sum(xp.astype(~xp.isfinite(x[s]), xp.int64)))
+
+    return sum(each_chunk(count, x.shape[0], m, x))
+
+
+def _surely_finite(x: Array) -> bool:
+    """Whether a sum of squares proves that all is finite; it may overflow, and then proves nothing."""
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        return False
+    flat = x.ravel(order="K")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(float(np.einsum("i,i", flat, flat)))
 
 
 def check_references(member: Array, *, need_in: bool, need_out: bool) -> None:
@@ -97,11 +167,13 @@ def missing_references(member: Array, *, need_in: bool, need_out: bool) -> str:
     n, m = member.shape
     if m == 0:
         return "There are no reference models. Train some with num_ref_models=8, or use the attacks that need none."
-    without_in = without_out = 0
-    for s in chunks(n, m, member):
-        n_in = xp.sum(xp.astype(member[s], xp.int64), axis=1)
-        without_in += int(xp.sum(xp.astype(n_in == 0, xp.int64)))
-        without_out += int(xp.sum(xp.astype(n_in == m, xp.int64)))
+
+    def count_missing(s: slice) -> tuple[int, int]:
+        no_in, no_out = _one_sided(member[s])
+        return int(xp.sum(xp.astype(no_in, xp.int64))), int(xp.sum(xp.astype(no_out, xp.int64)))
+
+    counts = each_chunk(count_missing, n, m, member)
+    without_in, without_out = (sum(part[side] for part in counts) for side in (0, 1))
     faults = []
     for kind, needed, count in (("IN", need_in, without_in), ("OUT", need_out, without_out)):
         if needed and count:
@@ -112,6 +184,20 @@ def missing_references(member: Array, *, need_in: bool, need_out: bool) -> str:
         f"{' and '.join(faults)} among {m} reference models. Use a larger, even num_ref_models: "
         "complementary pairs give every record one of each."
     )
+
+
+def _one_sided(inside: Array) -> tuple[Array, Array]:
+    """(n,) bool each: which records no model trained on, and which records all models trained on."""
+    xp = namespace(inside)
+    m = inside.shape[1]
+    if not isinstance(inside, np.ndarray):
+        n_in = xp.sum(xp.astype(inside, xp.int64), axis=1)
+    elif inside.dtype == np.bool_ and inside.flags.c_contiguous and m % 8 == 0 and m // 8 < 256:
+        added = np.add.reduce(inside.view(np.uint64), axis=1)  # eight columns at once, as the bytes of one integer
+        return added == 0, added == (m // 8) * 0x0101010101010101
+    else:
+        n_in = count_true(inside)
+    return n_in == 0, n_in == m
 
 
 def log_sigmoid(x: Array) -> Array:

@@ -10,7 +10,17 @@ import dataclasses
 import math
 from typing import Literal
 
-from mlflow_privacy.attacks._arrays import Array, as_float64, check_references, check_signals, chunks, namespace
+import numpy as np
+
+from mlflow_privacy.attacks._arrays import (
+    Array,
+    as_float64,
+    check_references,
+    check_signals,
+    each_chunk,
+    namespace,
+    row_sums,
+)
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import Scores
 
@@ -116,16 +126,11 @@ def _gaussians(
     per_record = variance == "per_record" or (variance == "auto" and m >= PER_RECORD_FROM)
     fits = []
     for side in sides:
-        means, squares, counts = [], [], []
-        for s in chunks(n, m, reference):
-            phi = as_float64(reference[s])
-            weight = xp.astype(member[s] if side else ~member[s], xp.float64)
-            count = xp.sum(weight, axis=1)
-            mean = xp.sum(phi * weight, axis=1) / count
-            means.append(mean)
-            squares.append(xp.sum(weight * (phi - mean[:, None]) ** 2, axis=1))
-            counts.append(count)
-        mean, square, count = xp.concat(means), xp.concat(squares), xp.concat(counts)
+
+        def fit(s: slice, side: bool = side) -> tuple[Array, Array, Array]:
+            return _moments(reference[s], member[s] if side else ~member[s])
+
+        mean, square, count = (xp.concat(parts) for parts in zip(*each_chunk(fit, n, m, reference)))
         pooled = _pooled_variance(mean, square, count)
         if per_record and bool(xp.all(count >= 2)):
             fits.append(_Gaussian(mean, xp.clip(square / (count - 1), _FLOOR * pooled, None)))
@@ -138,6 +143,21 @@ def _gaussians(
         else:
             fits.append(_Gaussian(mean, xp.full_like(mean, pooled)))
     return fits
+
+
+def _moments(reference: Array, chosen: Array) -> tuple[Array, Array, Array]:
+    """Mean, sum of squared deviations from it, and count of the chosen signals of each record."""
+    xp = namespace(reference, chosen)
+    phi, weight = as_float64(reference), xp.astype(chosen, xp.float64)
+
+    def weighted(values: Array) -> Array:
+        # einsum multiplies and adds in one pass; it is about rows of NumPy arrays alone.
+        return np.einsum("ij,ij->i", values, weight) if numpy else xp.sum(values * weight, axis=1)
+
+    numpy = isinstance(phi, np.ndarray)
+    count = row_sums(weight) if numpy else xp.sum(weight, axis=1)
+    mean = weighted(phi) / count
+    return mean, weighted((phi - mean[:, None]) ** 2), count
 
 
 def _pooled_variance(mean: Array, square: Array, count: Array) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mlflow_privacy.attacks._arrays import Array, as_float64, check_signals, namespace
 from mlflow_privacy.errors import DesignError
+from mlflow_privacy.stats import positions
 from mlflow_privacy.types import Scores
 
 
@@ -36,7 +39,8 @@ def attack_p(target: Array, population: Array) -> Scores:
         raise DesignError("Attack-P needs population records, got none. Pass population=..., or use attack 'loss'.")
     xp = namespace(target, population)
     phi = as_float64(target)
-    below = xp.searchsorted(xp.sort(as_float64(population)), phi, side="right")
+    search = positions if isinstance(phi, np.ndarray) else xp.searchsorted
+    below = search(xp.sort(as_float64(population)), phi, side="right")
     return Scores(xp.astype(below, xp.float64) / population.shape[0], phi)
 
 

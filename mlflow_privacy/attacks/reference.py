@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mlflow_privacy.attacks._arrays import Array, as_float64, check_references, check_signals, chunks, namespace
+import numpy as np
+
+from mlflow_privacy.attacks._arrays import (
+    Array,
+    as_float64,
+    check_references,
+    check_signals,
+    count_true,
+    each_chunk,
+    namespace,
+)
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import Scores
 
@@ -54,13 +64,27 @@ def attack_r(
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=False, need_out=True)
     xp = namespace(target, reference, member)
-    shares, differences = [], []
-    for s in chunks(reference.shape[0], reference.shape[1], reference):
-        phi, others = as_float64(target[s]), as_float64(reference[s])
-        weight = xp.astype(~member[s], xp.float64)
+
+    def compare(s: slice) -> tuple[Array, Array]:
+        phi, others, outside = target[s], reference[s], ~member[s]
+        if isinstance(others, np.ndarray):
+            return _compared(phi, others, outside)
+        phi, others, weight = as_float64(phi), as_float64(others), xp.astype(outside, xp.float64)
         count = xp.sum(weight, axis=1)
         below = xp.astype(others < phi[:, None], xp.float64) + 0.5 * xp.astype(others == phi[:, None], xp.float64)
-        shares.append(xp.sum(weight * below, axis=1) / count)
-        differences.append(phi - xp.sum(weight * others, axis=1) / count)
-    share, difference = xp.concat(shares), xp.concat(differences)
+        return xp.sum(weight * below, axis=1) / count, phi - xp.sum(weight * others, axis=1) / count
+
+    parts = each_chunk(compare, reference.shape[0], reference.shape[1], reference)
+    share, difference = (xp.concat(values) for values in zip(*parts))
     return Scores(share, difference) if method == "quantile" else Scores(difference)
+
+
+def _compared(phi: np.ndarray, others: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of OUT signals below φ, and φ minus their mean: the same in NumPy, with counts instead of weights."""
+    count = count_true(outside)
+    below = count_true((others < phi[:, None]) & outside)
+    equal = (others == phi[:, None]) & outside
+    if equal.any():
+        below += 0.5 * count_true(equal)
+    total = np.einsum("ij,ij->i", others.astype(np.float64), outside.astype(np.float64))
+    return below / count, phi - total / count

@@ -19,8 +19,8 @@ to 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import array_api_compat
 import numpy as np
 
 from mlflow_privacy.attacks._arrays import (
@@ -28,19 +28,16 @@ from mlflow_privacy.attacks._arrays import (
     as_float64,
     check_references,
     check_signals,
-    chunks,
     log_sigmoid,
     namespace,
-    to_numpy,
 )
+from mlflow_privacy.attacks.averages import DEFAULT_A, log_average
+from mlflow_privacy.attacks.tuning import tune_a
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.stats import mann_whitney
+from mlflow_privacy.stats import positions
 from mlflow_privacy.types import Link, Scores
 
-DEFAULT_A = 0.3
-_GRID = tuple(i / 10 for i in range(11))
-# Tuning compares values of `a` on the same records, so a part of a large pool decides as well as all of it.
-_TUNE_TARGETS, _TUNE_RECORDS = 8, 50_000
+__all__ = ["DEFAULT_A", "dominance", "log_average", "rmia", "rmia_offline", "tune_a"]
 
 
 def rmia(
@@ -88,8 +85,6 @@ def rmia(
       >>> bool(scores.value[0] > scores.value[1])
       True
     """
-    if population_member is None:
-        population_member = _all_out(population_reference)
     _check(target, reference, member, population, population_reference, population_member, gamma, link)
     check_references(member, need_in=True, need_out=True)
     x = _log_p(target, link) - log_average(reference, member, online=True, link=link)
@@ -135,13 +130,12 @@ def rmia_offline(
       >>> bool(scores.value[0] > scores.value[1])
       True
     """
-    if population_member is None:
-        population_member = _all_out(population_reference)
     _check(target, reference, member, population, population_reference, population_member, gamma, link)
     if not 0 <= a <= 1:
         raise DesignError(f"a must be in [0, 1], got {a}; leave it out to have it tuned on the reference models.")
     check_references(member, need_in=False, need_out=True)
-    check_references(population_member, need_in=False, need_out=True)
+    if population_member is not None:
+        check_references(population_member, need_in=False, need_out=True)
     x = _log_p(target, link) - log_average(reference, member, online=False, a=a, link=link)
     z = _log_p(population, link) - log_average(population_reference, population_member, online=False, a=a, link=link)
     return Scores(dominance(x, z, gamma=gamma, strict=strict), x)
@@ -170,19 +164,20 @@ def dominance(ratio: Array, population_ratio: Array, *, gamma: float = 1.0, stri
     ordered = xp.sort(population_ratio)
     n_z = ordered.shape[0]
     bound = math.log(gamma)
-    count = xp.searchsorted(ordered, ratio - bound, side="left" if strict else "right")
+    search = positions if isinstance(ratio, np.ndarray) else xp.searchsorted
+    count = search(ordered, ratio - bound, side="left" if strict else "right")
     if bound != 0.0:
 
         def dominated(records: Array, position: Array) -> Array:
             gap = xp.take(ratio, records) - xp.take(ordered, position)
             return gap > bound if strict else gap >= bound
 
-        moving = xp.arange(ratio.shape[0], device=_device(ratio))
+        moving = xp.arange(ratio.shape[0], device=array_api_compat.device(ratio))
         while moving.shape[0]:  # up: the next point is dominated too
             moving = moving[xp.take(count, moving) < n_z]
             moving = moving[dominated(moving, xp.take(count, moving))]
             count[moving] = xp.searchsorted(ordered, xp.take(ordered, xp.take(count, moving)), side="right")
-        moving = xp.arange(ratio.shape[0], device=_device(ratio))
+        moving = xp.arange(ratio.shape[0], device=array_api_compat.device(ratio))
         while moving.shape[0]:  # down: the last point counted is not
             moving = moving[xp.take(count, moving) > 0]
             moving = moving[~dominated(moving, xp.take(count, moving) - 1)]
@@ -190,156 +185,9 @@ def dominance(ratio: Array, population_ratio: Array, *, gamma: float = 1.0, stri
     return xp.astype(count, xp.float64) / n_z
 
 
-def log_average(reference: Array, member: Array, *, online: bool, a: float = DEFAULT_A, link: Link = "logit") -> Array:
-    r"""log p̄(x), the (transformed) average of p over the reference models.
-
-    With p = σ(φ), q = 1 − p = σ(−φ) is averaged, and log p̄ = log1p(−q̄) keeps its digits near p̄ = 1, where records
-    are told apart. Where q̄ > 0.9 the same is computed again as a log-sum-exp of log p.
-
-    Args:
-      reference: (n, m) signals.
-      member: (n, m) bool.
-      online: weigh IN and OUT halves equally; records that lack one take all references. Otherwise OUT only.
-      a: of the offline transform.
-
-    Returns: (n,) float64.
-
-    Example:
-      >>> member = np.array([[True, False]])
-      >>> float(np.exp(log_average(np.array([[0.0, 50.0]]), member, online=True)[0]))
-      0.75
-      >>> float(np.exp(log_average(np.array([[0.0, 50.0]]), ~member, online=False, a=0.0)[0]))
-      0.75
-    """
-    xp = namespace(reference, member)
-    n, m = reference.shape
-    if n == 0:
-        return xp.zeros((0,), dtype=xp.float64, device=_device(reference))
-    parts = []
-    for s in chunks(n, m, reference):
-        inside = member[s]
-        n_in = xp.sum(xp.astype(inside, xp.float64), axis=1, keepdims=True)
-        n_out = m - n_in
-        one = xp.ones_like(n_in)
-        if online:
-            lacking = (n_in == 0) | (n_out == 0)
-            weight = xp.where(
-                inside,
-                xp.where(lacking, one / m, 0.5 / xp.where(n_in > 0, n_in, one)),
-                xp.where(lacking, one / m, 0.5 / xp.where(n_out > 0, n_out, one)),
-            )
-        else:
-            weight = xp.where(inside, xp.zeros_like(n_in), 1 / xp.where(n_out > 0, n_out, one))
-        parts.append(_log_average_chunk(as_float64(reference[s]), weight, None if online else a, link))
-    return xp.concat(parts)
-
-
-def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Sequence[float] = _GRID) -> float | None:
-    """The `a` of `rmia_offline` that attacks reference models best; the target is never looked at.
-
-    References in turn (at most 8) stand in as targets: their membership is known, the others are their references.
-    A reference that trained on the exact complement is left out of the others, because the real target has none.
-    The mean AUC decides; the smallest `a` wins ties. Ranked by (score, ratio) the AUC of RMIA does not depend on
-    the population or on γ, so neither is needed here. Pools above 50,000 records are tuned on every k-th.
-
-    Args:
-      reference: (n, m) signals of the reference models.
-      member: (n, m) bool.
-      link: "logit" only; densities have no `a`.
-      grid: values to try, in [0, 1].
-
-    Returns: a value of `grid`, or None if no reference can stand in (fewer than two complementary pairs).
-
-    Raises: DesignError: shapes, values that are not finite, or a link without probabilities.
-
-    Example:
-      >>> rng = np.random.default_rng(0)
-      >>> half = rng.random((200, 4)) < 0.5
-      >>> member = np.concatenate([half, ~half], axis=1)
-      >>> 0 <= tune_a(rng.normal(size=(200, 8)) + 2 * member, member) <= 1
-      True
-    """
-    if link != "logit":
-        raise DesignError(f'a can only be tuned for probabilities (link "logit"), got link "{link}".')
-    if reference.ndim != 2 or tuple(member.shape) != tuple(reference.shape):
-        raise DesignError(
-            f"reference and member must have one shape (n, m), got {tuple(reference.shape)} and {tuple(member.shape)}."
-        )
-    step = max(reference.shape[0] // _TUNE_RECORDS, 1)
-    signal, inside = to_numpy(reference[::step]), to_numpy(member[::step]).astype(bool)
-    check_signals(reference=signal, member=inside, target=signal[:, 0] if signal.shape[1] else None)
-    m = signal.shape[1]
-    picked = np.unique(np.linspace(0, max(m - 1, 0), min(m, _TUNE_TARGETS)).round().astype(int))
-    aucs = []
-    for j in picked:
-        others = (inside != ~inside[:, [j]]).any(axis=0)
-        others[j] = False
-        out = ~inside & others
-        usable = out.any(axis=1)
-        truth = inside[usable, j]
-        if not truth.any() or truth.all():
-            continue
-        log_target = log_sigmoid(signal[usable, j].astype(np.float64))
-        # Offline with a = 1 is the plain OUT mean; the transform for every other `a` follows from it.
-        log_out = log_average(signal[usable], ~out[usable], online=False, a=1.0)
-        aucs.append([_auc_for(a, log_target, log_out, truth) for a in grid])
-    return float(grid[int(np.argmax(np.mean(aucs, axis=0).round(12)))]) if aucs else None
-
-
-def _auc_for(a: float, log_target: np.ndarray, log_out: np.ndarray, truth: np.ndarray) -> float:
-    """AUC of the offline ratio with this `a`."""
-    # 1 − p̄ = ½ (1 + a) (1 − p_OUT), without cancellation near p_OUT = 1.
-    log_mean = np.log1p(0.5 * (1 + a) * np.expm1(log_out)) if a < 1 else log_out
-    ratio = log_target - log_mean
-    return mann_whitney(ratio[truth], ratio[~truth])
-
-
-def _log_average_chunk(signal: Array, weight: Array, a: float | None, link: Link) -> Array:
-    """log Σ w·p of one chunk (rows of w add up to 1), with the offline transform unless a is None."""
-    xp = namespace(signal)
-    if link == "log":
-        return _log_sum_exp(signal, weight)
-    share = 1.0 if a is None else 0.5 * (1 + a)
-    with np.errstate(over="ignore"):  # exp(φ) = inf gives q = 0, as it should
-        q = 1 / (1 + xp.exp(signal))
-    q = share * xp.sum(q * weight, axis=1)
-    small = q > 0.9
-    result = xp.log1p(-xp.where(small, xp.zeros_like(q), q))
-    if bool(xp.any(small)):
-        precise = _log_sum_exp(log_sigmoid(signal[small]), weight[small])
-        if a is not None:
-            precise = precise + math.log(share)
-            if a < 1:
-                precise = xp.logaddexp(precise, xp.full_like(precise, math.log(0.5 * (1 - a))))
-        result[small] = precise
-    return result
-
-
-def _log_sum_exp(log_p: Array, weight: Array) -> Array:
-    """(n,) log Σ_j w_j exp(log_p_j) over the positive weights."""
-    xp = namespace(log_p)
-    top = xp.max(xp.where(weight > 0, log_p, xp.full_like(log_p, -math.inf)), axis=1, keepdims=True)
-    # Zero weights may sit on larger values: cap them, so that 0 · exp(...) stays 0.
-    inner = xp.where(weight > 0, log_p - top, xp.zeros_like(log_p))
-    return top[:, 0] + xp.log(xp.sum(weight * xp.exp(inner), axis=1))
-
-
 def _log_p(signal: Array, link: Link) -> Array:
     """log p of the audited model."""
     return log_sigmoid(as_float64(signal)) if link == "logit" else as_float64(signal)
-
-
-def _all_out(population_reference: Array) -> Array:
-    """(z, m) False: a population that no reference trained on."""
-    xp = namespace(population_reference)
-    return xp.zeros(tuple(population_reference.shape), dtype=xp.bool, device=_device(population_reference))
-
-
-def _device(x: Array) -> object:
-    """Where an array lives."""
-    import array_api_compat
-
-    return array_api_compat.device(x)
 
 
 def _check(
@@ -348,7 +196,7 @@ def _check(
     member: Array,
     population: Array,
     population_reference: Array,
-    population_member: Array,
+    population_member: Array | None,
     gamma: float,
     link: Link,
 ) -> None:

@@ -15,6 +15,7 @@ from mlflow_privacy.config import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.evaluators.hook import EVALUATOR
 from mlflow_privacy.store.quiet import no_artifact_bars
+from mlflow_privacy.store.requirements import quick_requirement_check
 from mlflow_privacy.types import AuditResult, AuditTarget
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
             f"env_manager={call['env_manager']!r} serves the model from another process, where privacy_meter cannot "
             'read its weights. Use env_manager="local".'
         )
-    with contextlib.nullcontext() if sys.stderr.isatty() else no_artifact_bars():
+    bars = contextlib.nullcontext() if sys.stderr.isatty() else no_artifact_bars()
+    with bars, quick_requirement_check():
         if isinstance(model, str):
             call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
         target = resolve_target(model, options, loaded=call["model"])

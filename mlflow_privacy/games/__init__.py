@@ -2,8 +2,14 @@
 
 from mlflow_privacy.games.bounds import EpsilonBound, GuessCurve, Verdict, contradicts
 from mlflow_privacy.games.canaries import canary_coins, mislabel
-from mlflow_privacy.games.dp import epsilon_by_guesses, guess_grid, one_run, one_run_fdp, one_run_of_counts
+from mlflow_privacy.games.dp import (
+    epsilon_by_guesses,
+    one_run,
+    one_run_fdp,
+    one_run_of_counts,
+)
 from mlflow_privacy.games.dp_many import clopper_pearson_bound, gaussian_dp_bound
+from mlflow_privacy.games.guesses import few_guesses, guess_grid
 from mlflow_privacy.games.range import (
     RANGE_SCORES,
     Trim,
@@ -43,6 +49,7 @@ __all__ = [
     "contradicts",
     "epsilon_by_guesses",
     "evaluate_ranges",
+    "few_guesses",
     "gaussian_dp_bound",
     "guess_grid",
     "leave_one_out",

@@ -9,17 +9,16 @@ from typing import Literal
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.errors import DesignError
 from mlflow_privacy.games.bounds import EpsilonBound, GuessCurve, Selection, check_audit
-from mlflow_privacy.games.dp_methods import OneRunMethod, fdp, one_run_method, steinke
+from mlflow_privacy.games.dp_methods import OneRunMethod, Theorem, fdp, one_run_method
+from mlflow_privacy.games.guesses import Sides, check_guesses, few_guesses, guess_grid, scaled_guesses
 from mlflow_privacy.stats import check_confidence
 
-Sides = Literal["in", "out", "both", "any"]
 Curve = Literal["gaussian", "approximate"]
-_SIDES = {"in": ((1, 0),), "out": ((0, 1),), "both": ((1, 1),), "any": ((1, 0), (1, 1))}
-_FEWEST = 10  # guesses of one candidate; fewer prove at most ε = 2.9 even if all are right
-_GRID = 10  # candidates a side
-_SPLIT_FROM = 2000  # canaries; measured, see docs/games.md
+# Where halving the canaries is cheaper than dividing the level; measured, see docs/games.md. Under a Gaussian curve
+# from so many canaries on; else where δ, which a divided level multiplies, may fail on one canary or more.
+_SPLIT_FROM, _SPLIT_FROM_FAILURES, _SPLIT_LEAST = 20_000, 1.0, 1000
 
 
 def one_run(
@@ -31,6 +30,7 @@ def one_run(
     selection: Selection = "auto",
     sides: Sides = "any",
     guesses: Sequence[tuple[int, int]] | None = None,
+    theorem: Theorem = "auto",
     seed: int = 0,
 ) -> EpsilonBound:
     r"""Lower bound on ε from one model and n canaries, each trained on by an independent fair coin.
@@ -44,11 +44,16 @@ def one_run(
     Steinke, Nasr and Jagielski (2023), "Privacy Auditing with One (1) Training Run",
     https://arxiv.org/abs/2305.08846. Supposes nothing but (ε, δ)-DP under adding or removing a record.
 
-    The number of guesses is chosen among several, and the choice is paid for. "split": it is chosen on one random
-    half of the canaries and judged on the other. "bonferroni": the level is divided by the number of candidates,
-    which are fixed before the scores are seen. "auto": Bonferroni below 2,000 canaries and split from there on, which
-    is the tighter one on Gaussian scores. "fixed": one candidate given by the caller. Tied scores are ordered
-    at random, so that the order of the canaries cannot tell who is in.
+    The loss of 2nδ is too large from nδ near 0.03 on: with very many canaries the accuracy has to exceed
+    q = e^ε/(1 + e^ε) by 2nδ/(αr), while the recursion of Mahloujifar, Melis and Chaudhuri (2024) under the curve of
+    (ε, δ)-DP asks for (1 − q) nδ/(αr). Both are valid for all n and δ and suppose the same, so "auto" takes theirs
+    where n·δ ≥ 0.03; it looks at n and δ alone, and costs nothing.
+
+    The number of guesses is chosen among few (`few_guesses`), and the choice is paid for. "split": it is chosen on one
+    random half of the canaries and judged on the other. "bonferroni": the level is divided by the number of
+    candidates, which are fixed before the scores are seen. "auto", by n and δ alone: split where n·δ ≥ 1 and n ≥ 1,000
+    (a divided level multiplies the loss to δ), else Bonferroni. "fixed": one candidate given by the caller. Tied scores
+    are ordered at random, so that the order of the canaries cannot tell who is in.
 
     Args:
       scores: (n,) higher = more likely in; made without looking at `member`.
@@ -56,19 +61,23 @@ def one_run(
       delta: δ of the claim, in [0, 1).
       confidence: one-sided.
       sides: guess "in" only, "out" only, "both" alike, or try "any" of "in" and "both".
-      guesses: candidates (k₊, k₋); a grid by default.
+      guesses: candidates (k₊, k₋); by default `few_guesses`.
+      theorem: "steinke", "mahloujifar", or the one that is tighter at this n and δ.
       seed: of the halves and the ties.
 
-    Raises: DesignError: shapes, NaN, values out of range; "fixed" without exactly one candidate.
+    Raises:
+      DesignError: shapes, NaN, values out of range; "fixed" without exactly one candidate.
+      ConfigError: there is no such theorem.
 
     Example:
       >>> rng = np.random.default_rng(0)
       >>> member = rng.random(2000) < 0.5
       >>> told = member ^ (rng.random(2000) < 0.25)  # randomised response, ε = log 3 = 1.0986
       >>> print(one_run(told, member, delta=0.0))
-      ε ≥ 0.7963 at δ = 0 (95%)
+      ε ≥ 0.9567 at δ = 0 (95%)
     """
-    return _one_run(steinke(delta), scores, member, delta, confidence, selection, sides, guesses, seed)
+    method = one_run_method("one_run", delta, n=len(np.atleast_1d(scores)), theorem=theorem)
+    return _one_run(method, scores, member, delta, confidence, selection, sides, guesses, seed)
 
 
 def one_run_fdp(
@@ -89,7 +98,8 @@ def one_run_fdp(
     https://arxiv.org/abs/2410.22235; the recursion is in `metrics.epsilon.fdp_margin`. Under "gaussian" the largest
     rejected μ of Gaussian DP becomes ε at δ by Balle and Wang's formula. That is a statement about mechanisms whose
     trade-off curve is Gaussian, as DP-SGD's nearly is: for others (randomised response) it may exceed their ε.
-    "approximate" supposes (ε, δ)-DP only.
+    "approximate" supposes (ε, δ)-DP only; it is what `one_run` takes where n·δ ≥ 0.03. Under "gaussian", "auto" splits
+    from 20,000 canaries on.
 
     Args: as `one_run`; `curve` is the family of trade-off curves.
 
@@ -97,26 +107,34 @@ def one_run_fdp(
       >>> rng = np.random.default_rng(0)
       >>> member = rng.random(20_000) < 0.5
       >>> print(one_run_fdp(member + rng.normal(size=20_000), member, delta=1e-5))  # its ε is 4.377
-      ε ≥ 2.963 at δ = 1e-05 (95%)
+      ε ≥ 3.114 at δ = 1e-05 (95%)
     """
     return _one_run(fdp(curve, delta), scores, member, delta, confidence, selection, sides, guesses, seed)
 
 
 def one_run_of_counts(
-    correct: int, guesses: int, n: int, *, delta: float, confidence: float = 0.95, method: str = "one_run"
+    correct: int,
+    guesses: int,
+    n: int,
+    *,
+    delta: float,
+    confidence: float = 0.95,
+    method: str = "one_run",
+    theorem: Theorem = "steinke",
 ) -> EpsilonBound:
     """The bound of one run from its counts alone, for a number of guesses fixed beforehand.
 
     Args:
       n: all canaries, the abstentions included.
       method: "one_run" or "one_run_fdp" (Gaussian).
+      theorem: of "one_run"; as published by default, see `one_run`.
 
     Example:
       >>> round(one_run_of_counts(80, 100, 200, delta=1e-5).value, 3)
       0.958
     """
     check_confidence(confidence)
-    bound = one_run_method(method, delta)
+    bound = one_run_method(method, delta, n=n, theorem=theorem)
     picked = _Picked(guesses, 0, correct, math.nan)
     return _record(bound, picked, n, delta, confidence, 1 - confidence, "fixed", 1)
 
@@ -143,9 +161,10 @@ def epsilon_by_guesses(
       True
     """
     scores, member = check_audit(scores, member, delta, confidence, "bonferroni")
-    bound, n = one_run_method(method, delta), len(scores)
-    candidates = _candidates(n, sides, guesses)
-    order = _order(scores, np.random.default_rng(seed))
+    n = len(scores)
+    bound = one_run_method(method, delta, n=n)
+    candidates = check_guesses(n, guess_grid(n, sides), guesses)
+    order = _order(scores, _tie_breaker(seed))
     picked = [_pick(scores, member, order, k) for k in candidates]
     alpha = 1 - confidence
 
@@ -164,19 +183,6 @@ def epsilon_by_guesses(
         values(alpha),
         values(alpha / len(picked)),
     )
-
-
-def guess_grid(n: int, sides: Sides = "any") -> tuple[tuple[int, int], ...]:
-    """Candidates (k₊, k₋), geometric from 10 to n/2 a side; they depend on n alone, never on the scores.
-
-    >>> guess_grid(40, "both")
-    ((20, 20), (19, 19), (17, 17), (16, 16), (15, 15), (14, 14), (13, 13), (12, 12), (11, 11), (10, 10))
-    """
-    if sides not in _SIDES:
-        raise ConfigError(f"sides must be one of {', '.join(_SIDES)}, got {sides!r}.")
-    most = max(n // 2, 1)
-    counts = np.unique(np.rint(np.geomspace(min(_FEWEST, most), most, _GRID)).astype(int))[::-1]
-    return tuple((int(k) * a, int(k) * b) for a, b in _SIDES[sides] for k in counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,22 +211,23 @@ def _one_run(
     seed: int,
 ) -> EpsilonBound:
     scores, member = check_audit(scores, member, delta, confidence, selection)
-    rng, n, alpha = np.random.default_rng(seed), len(scores), 1 - confidence
-    if selection == "auto":  # by n alone: a choice that saw the scores would have to be paid for
-        selection = "split" if n >= _SPLIT_FROM else "bonferroni"
+    rng, n, alpha = _tie_breaker(seed), len(scores), 1 - confidence
+    if selection == "auto":  # by n and δ alone: a choice that saw the scores would have to be paid for
+        failing = n * delta >= _SPLIT_FROM_FAILURES and n >= _SPLIT_LEAST
+        selection = "split" if (n >= _SPLIT_FROM if method.gaussian else failing) else "bonferroni"
     if selection == "split":
         if n < 2:
             raise DesignError("selection='split' needs at least 2 canaries, got 1.")
         shuffled = rng.permutation(n)
         chosen_on, judged_on = np.sort(shuffled[: n // 2]), np.sort(shuffled[n // 2 :])
         half, rest = len(chosen_on), len(judged_on)
-        candidates = _candidates(half, sides, _scaled(guesses, n, half))
+        candidates = check_guesses(half, few_guesses(half, sides), scaled_guesses(guesses, n, half))  # type: ignore[arg-type]
         best = _best(method, scores[chosen_on], member[chosen_on], candidates, alpha, rng)
         wanted = (round(best.guesses_in * rest / half), round(best.guesses_out * rest / half))
         scores, member = scores[judged_on], member[judged_on]
         picked = _pick(scores, member, _order(scores, rng), wanted)
         return _record(method, picked, rest, delta, confidence, alpha, selection, len(candidates))
-    candidates = _candidates(n, sides, guesses)
+    candidates = check_guesses(n, few_guesses(n, sides), guesses)  # type: ignore[arg-type]
     if selection == "fixed" and len(candidates) != 1:
         raise DesignError(
             f"selection='fixed' needs exactly one candidate guesses=[(k_in, k_out)], got {len(candidates)}; "
@@ -231,25 +238,9 @@ def _one_run(
     return _record(method, picked, n, delta, confidence, alpha, selection, len(candidates))
 
 
-def _scaled(guesses: Sequence[tuple[int, int]] | None, n: int, half: int) -> list[tuple[int, int]] | None:
-    """Candidates for all canaries as candidates for half of them."""
-    if guesses is None:
-        return None
-    scaled = [(a * half // n, b * half // n) for a, b in guesses]
-    return [c for c in dict.fromkeys(scaled) if sum(c)] or [(1, 0)]
-
-
-def _candidates(n: int, sides: str, guesses: Sequence[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
-    """The grid, or the caller's candidates checked."""
-    if guesses is None:
-        return guess_grid(n, sides)  # type: ignore[arg-type]
-    candidates = tuple((int(a), int(b)) for a, b in guesses)
-    wrong = [c for c in candidates if min(c) < 0 or not 1 <= sum(c) <= n]
-    if wrong or not candidates:
-        raise DesignError(
-            f"guesses must be pairs (k_in, k_out) of 1 to n={n} guesses in all, got {wrong[:5] or 'none'}."
-        )
-    return candidates
+def _tie_breaker(seed: int) -> np.random.Generator:
+    """A stream of its own: from default_rng(seed) alone somebody's coins may have come, and ties would betray them."""
+    return np.random.default_rng(np.random.SeedSequence([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, 0x71E5]))
 
 
 def _order(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:

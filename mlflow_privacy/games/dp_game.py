@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from mlflow_privacy.types import Estimate, GameResult, Scores
 
 TITLE = "Lower bound on ε (differential privacy)"
 DEFAULT_DELTA = 1e-5
-_BOUNDS = {"one_run": one_run, "one_run_fdp": one_run_fdp}
+_BOUNDS: dict[str, Callable[..., EpsilonBound]] = {"one_run": one_run, "one_run_fdp": one_run_fdp}
 _KEYS = {"one_run": "epsilon", "one_run_fdp": "epsilon_gaussian"}
 _UNFAIR = 4.0  # standard deviations; a fair coin lands there once in 16,000 audits
 
@@ -31,6 +31,7 @@ def play_dp(
     confidence: float = 0.95,
     attack: str = "",
     coins: str = "",
+    unscored: int = 0,
     seed: int = 0,
 ) -> GameResult:
     """Bounds ε from below by one trained model and its canaries.
@@ -42,6 +43,8 @@ def play_dp(
       claims: {"epsilon", "delta", "source"} of the training; `options.claimed_epsilon` wins.
       attack: its title, for the sentence.
       coins: what is supposed of the coins, "" if they are known to be fair.
+      unscored: canaries that were left out and have no score, because they equal a record that was trained on. Their
+        twins among the others are in, so without them the coins would not be fair: they count as wrongly named first.
 
     Raises: DesignError: far from half of the canaries are in, so that no fair coin decided; or see `one_run`.
 
@@ -50,10 +53,10 @@ def play_dp(
       >>> member = rng.random(1000) < 0.5
       >>> result = play_dp(Scores(3 * member + rng.normal(size=1000)), member)
       >>> result.summary
-      'ε ≥ 4.05 at δ = 1e-05'
+      'ε ≥ 4.57 at δ = 1e-05'
     """
     options, claims = options or DpOptions(), dict(claims or {})
-    member = np.asarray(member, bool)
+    member = np.append(np.asarray(member, bool), np.zeros(unscored, bool))
     check_coins(member)
     claimed, source = options.claimed_epsilon, "game_options"
     claimed_delta = None
@@ -62,7 +65,7 @@ def play_dp(
         claimed_delta = claims.get("delta")
     delta = options.delta if options.delta is not None else claimed_delta if claimed_delta else DEFAULT_DELTA
     confidence = confidence if options.confidence is None else options.confidence
-    rank = scores.rank()
+    rank = np.append(scores.rank(), np.full(unscored, np.inf))
     shared: dict[str, Any] = {"delta": float(delta), "confidence": confidence, "seed": seed}
     bounds = {
         name: _BOUNDS[name](rank, member, selection=options.selection, sides=options.sides, **shared)

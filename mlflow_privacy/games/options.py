@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.games.bounds import Selection
-from mlflow_privacy.games.dp import Sides
+from mlflow_privacy.games.guesses import Sides
 from mlflow_privacy.games.range import Direction
 from mlflow_privacy.games.range_functions import RANGE_FUNCTIONS
 
@@ -93,12 +93,13 @@ class UsageOptions:
     Attributes:
       confidence: of the interval. None: the audit's.
       threshold: of the signal, from which "member" is guessed. None: chosen on the references.
-      correlation: bound on the correlation of two guesses under one model, see `usage_of_guesses`.
+      correlation: bound on the correlation of two guesses under one model, see `usage_of_guesses`. None: by the number
+        of records.
     """
 
     confidence: float | None = None
     threshold: float | None = None
-    correlation: float = 0.02
+    correlation: float | None = None
 
 
 GameOptions = DpOptions | RangeOptions | UsageOptions

@@ -7,15 +7,20 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from mlflow_privacy.errors import DesignError
+from mlflow_privacy.games.usage_interval import (
+    SHARES,
+    default_correlation,
+    gap_variance,
+    rates_of,
+    width_of_bound,
+    width_of_references,
+)
 from mlflow_privacy.stats import check_confidence, normal_quantile
 
 PAPER = "Tong, Ye, Zarifzadeh and Shokri (2025), https://openreview.net/forum?id=EUSkm2sVJ6"
-# Bound on the correlation of two guesses under one model, used where references are too few to show it.
-CORRELATION = 0.02
-_SHARES = np.linspace(0.0, 1.0, 2001)
+_SHIFT = 0.02  # of the members' spread: how far all signals of one model may lie off those of another
 _LEVELS = np.linspace(0.02, 0.98, 49)
 
 
@@ -60,7 +65,7 @@ def usage(
     *,
     threshold: float | None = None,
     confidence: float = 0.95,
-    correlation: float = CORRELATION,
+    correlation: float | None = None,
 ) -> UsageEstimate:
     """Share of the data set that one target trained on, from signals or attack scores.
 
@@ -86,7 +91,7 @@ def usage(
       >>> member = rng.random((2000, 8)) < 0.5
       >>> used = np.arange(2000) < 600
       >>> print(usage(2 * used + rng.normal(size=2000), 2 * member + rng.normal(size=(2000, 8)), member))
-      0.3213 [0.29, 0.352]
+      0.3177 [0.2855, 0.3495]
     """
     target, reference, member = check_usage(target, reference, member)
     cut = usage_threshold(reference, member) if threshold is None else float(threshold)
@@ -116,7 +121,7 @@ def usage_of_guesses(
     member: np.ndarray,
     *,
     confidence: float = 0.95,
-    correlation: float = CORRELATION,
+    correlation: float | None = None,
 ) -> UsageEstimate:
     r"""Share of the data set that the target trained on, from guesses in [0, 1] (or yes and no).
 
@@ -143,7 +148,7 @@ def usage_of_guesses(
       target: (n,) guesses in [0, 1] on the target.
       reference: (n, m) guesses of the same kind on the references.
       member: (n, m) bool.
-      correlation: bound on the correlation of two guesses under one model.
+      correlation: bound on the correlation of two guesses under one model; None is `default_correlation`.
 
     Raises: DesignError: shapes, guesses outside [0, 1], a reference without members or non-members.
 
@@ -157,21 +162,22 @@ def usage_of_guesses(
     target, reference, member = check_usage(target, reference, member)
     if min(target.min(), reference.min()) < 0 or max(target.max(), reference.max()) > 1:
         raise DesignError("Guesses must be in [0, 1]; give scores to `usage`, which chooses a threshold.")
+    n, m = reference.shape
+    correlation = default_correlation(n) if correlation is None else correlation
     if not 0 <= correlation <= 1:
         raise DesignError(f"correlation must be in [0, 1], got {correlation}.")
-    n, m = reference.shape
-    rates, spread = _rates(reference, member)
+    rates, spread = rates_of(reference, member)
     tpr, fpr = rates.mean(0)
     mean = float(target.mean())
     half_width = np.minimum(
-        _width_of_references(rates, spread, member, confidence), _width_of_bound(spread, n, m, confidence, correlation)
+        width_of_references(rates, spread, member, confidence), width_of_bound(spread, n, m, confidence, correlation)
     )
     gap = tpr - fpr
     projected = float(np.clip(mean, fpr, tpr)) if gap > 0 else mean  # p is in [0, 1], so its mean lies between them
-    accepted = np.abs(projected - _SHARES * tpr - (1 - _SHARES) * fpr) <= half_width
-    inside = _SHARES[accepted]
+    accepted = np.abs(projected - SHARES * tpr - (1 - SHARES) * fpr) <= half_width
+    inside = SHARES[accepted]
     found = UsageEstimate(math.nan, 0.0, 1.0, n, confidence, False, mean, float(tpr), float(fpr), m)
-    rate_error = math.sqrt(max(_gap_variance(rates, spread, member, correlation), 0.0))
+    rate_error = math.sqrt(max(gap_variance(rates, spread, member, correlation), 0.0))
     if gap <= normal_quantile(confidence) * rate_error or (accepted[0] and accepted[-1]):
         problem = (
             f"The share cannot be told: the guesses say member of {tpr:.1%} of what references trained on and of "
@@ -187,18 +193,21 @@ def usage_of_guesses(
         )
     value = float(np.clip((mean - fpr) / gap, 0.0, 1.0))
     # The grid's step is added, so that rounding to it never shortens the interval.
-    step = _SHARES[1]
+    step = SHARES[1]
     low, high = max(min(inside[0] - step, value), 0.0), min(max(inside[-1] + step, value), 1.0)
     low, high = (0.0 if accepted[0] else low), (1.0 if accepted[-1] else high)
     return dataclasses.replace(found, value=value, low=float(low), high=float(high), resolvable=True, problem=problem)
 
 
 def usage_threshold(reference: np.ndarray, member: np.ndarray) -> float:
-    """The score from which "member" is guessed: it tells shares apart best on the references; 49 quantiles are tried.
+    r"""The score from which "member" is guessed: it tells shares apart best on the references; 49 quantiles are tried.
 
-    Maximises TPR − FPR. (The estimate's variance would prefer extreme thresholds, where the rates depend on the spread
-    of the scores and so on the share itself.) The target is not seen. So few thresholds are tried that the rates at
-    the best of them stay honest.
+    .. math:: \max_t \frac{TPR_t - FPR_t}{\sqrt{v_t / n + d_t^2}}
+
+    v is the variance of a single guess at p = ½. d is how much the mean guess changes if all signals of the target lie
+    a little higher or lower, by 2 % of the members' spread: models differ so, and a threshold between the two
+    heaps of signals suffers less than one inside a heap. The target is not seen. So few thresholds are tried that the
+    rates at the best of them stay honest.
 
     Example:
       >>> member = np.arange(1000)[:, None] % 2 == 0
@@ -208,9 +217,17 @@ def usage_threshold(reference: np.ndarray, member: np.ndarray) -> float:
     reference, member = np.asarray(reference, np.float64), np.asarray(member, bool)
     levels = np.unique(np.quantile(reference, _LEVELS))
     inside, outside = np.sort(reference[member]), np.sort(reference[~member])
-    tpr = 1 - np.searchsorted(inside, levels, "left") / len(inside)
-    fpr = 1 - np.searchsorted(outside, levels, "left") / len(outside)
-    return float(levels[np.argmax(tpr - fpr)])
+
+    def above(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return 1 - np.searchsorted(values, at, "left") / len(values)
+
+    with np.errstate(invalid="ignore"):  # infinite signals have no spread
+        shift = _SHIFT * float(np.nan_to_num(np.subtract(*np.quantile(inside, [0.84, 0.16])) / 2, posinf=0.0))
+    tpr, fpr = above(inside, levels), above(outside, levels)
+    moved = sum(above(heap, levels - shift) - above(heap, levels + shift) for heap in (inside, outside)) / 4
+    single = (tpr * (1 - tpr) + fpr * (1 - fpr)) / 2
+    error = np.sqrt((single + 1 / len(reference)) / len(reference) + moved**2)  # never 0
+    return float(levels[np.argmax((tpr - fpr) / error)])
 
 
 def leave_one_out(
@@ -268,57 +285,3 @@ def check_usage(
     if faults:
         raise DesignError("; ".join(faults) + ".")
     return target, reference, member
-
-
-def _rates(guess: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m, 2) rates (t_j, f_j) of each reference, and (2,) variances of single guesses of members and non-members."""
-    sizes = np.stack([member.sum(0), (~member).sum(0)], axis=1)
-    rates = np.stack([(guess * member).sum(0), (guess * ~member).sum(0)], axis=1) / sizes
-    # About the overall mean, floored as if one guess of either kind were still to come (Laplace's rule).
-    spread = []
-    for mask in (member, ~member):
-        values, k = guess[mask], mask.sum()
-        centre = (values.sum() + 1) / (k + 2)
-        spread.append(max(float(values.var()), float(centre * (1 - centre)) if values.var() == 0 else 0.0))
-    return rates, np.array(spread)
-
-
-def _quadratic(matrix: np.ndarray) -> np.ndarray:
-    """w' M w for w = (p, 1 − p) at every share."""
-    p, q = _SHARES, 1 - _SHARES
-    return p * p * matrix[0, 0] + 2 * p * q * matrix[0, 1] + q * q * matrix[1, 1]
-
-
-def _width_of_references(rates: np.ndarray, spread: np.ndarray, member: np.ndarray, confidence: float) -> np.ndarray:
-    """Half-widths in m̄ at every share by the references' own covariance; infinite for one reference."""
-    n, m = member.shape
-    if m < 2:
-        return np.full(len(_SHARES), math.inf)
-    covariance = np.cov(rates.T)
-    by_records = spread / np.array([member.sum(0).mean(), (~member).sum(0).mean()])
-    extra = np.maximum(np.diag(covariance) - by_records, 0.0)
-    limit = math.sqrt(extra[0] * extra[1])
-    shared = float(np.clip(covariance[0, 1], -limit, limit))
-    between = np.array([[extra[0], shared], [shared, extra[1]]])
-    floor = covariance.copy()
-    np.fill_diagonal(floor, np.maximum(np.diag(covariance), by_records))
-    records = (_SHARES * spread[0] + (1 - _SHARES) * spread[1]) / n
-    variance = records + _quadratic(between) + np.maximum(_quadratic(floor), 0.0) / m
-    return float(special.stdtrit(m - 1, 0.5 + confidence / 2)) * np.sqrt(variance)
-
-
-def _width_of_bound(spread: np.ndarray, n: int, m: int, confidence: float, correlation: float) -> np.ndarray:
-    """Half-widths in m̄ at every share if guesses under one model correlate by `correlation`, rates included."""
-    deviations = _SHARES * math.sqrt(spread[0]) + (1 - _SHARES) * math.sqrt(spread[1])
-    shared = correlation * deviations**2
-    records = (_SHARES * spread[0] + (1 - _SHARES) * spread[1]) / n
-    of_rates = 2 * (_SHARES**2 * spread[0] + (1 - _SHARES) ** 2 * spread[1]) / n
-    return normal_quantile(confidence) * np.sqrt(records + shared + (of_rates + shared) / m)
-
-
-def _gap_variance(rates: np.ndarray, spread: np.ndarray, member: np.ndarray, correlation: float) -> float:
-    """Variance of TPR − FPR: by the references' own differences, or by the records alone if that is more."""
-    m = len(rates)
-    by_records = float((spread / np.array([member.sum(), (~member).sum()])).sum())
-    between = float(np.var(rates[:, 0] - rates[:, 1], ddof=1)) / m if m > 1 else correlation * float(spread.sum()) / m
-    return max(by_records, between)

@@ -44,7 +44,7 @@ def play_usage(
       >>> member = rng.random((2000, 8)) < 0.5
       >>> used = np.arange(2000) < 1000
       >>> play_usage(2 * used + rng.normal(size=2000), 2 * member + rng.normal(size=(2000, 8)), member).summary
-      '0.518 [0.488, 0.548]'
+      '0.515 [0.484, 0.545]'
     """
     options = options or UsageOptions()
     confidence = confidence if options.confidence is None else options.confidence
@@ -97,7 +97,8 @@ def _sentence(found: Sequence[UsageEstimate], true_share: float | None, size: fl
     if true_share is not None and abs(true_share - size) > _SIZES_DIFFER:
         parts.append(
             f"The lineage says {100 * true_share:.0f} %, while each reference trained on {100 * size:.0f} % of them: "
-            "models of another amount of data, so the estimate may be bent. Set reference_fraction nearer to it."
+            "models of another amount of data, so the estimate may be bent, most so where references trained on fewer. "
+            f"Set reference_fraction to {true_share:.2f} or a little more."
         )
     return " ".join(parts)
 

@@ -120,10 +120,13 @@ def memberships(models: Sequence[Model], pool: np.ndarray) -> np.ndarray:
     A held-out record that is an exact copy of a training record is in no audit, and a member of no model here.
     """
     table = np.zeros((len(models), len(pool)), bool)
+    places: dict[int, np.ndarray] = {}  # of each audit's pool, read once for all its models
     for row, model in zip(table, models, strict=True):
-        evidence = model.audited.evidence
-        where = positions(evidence.pool_ids, evidence.membership[0], model.audited.split)
-        row[np.searchsorted(pool, where[evidence.membership[model.column]])] = True
+        audited, evidence = model.audited, model.audited.evidence
+        if id(audited) not in places:
+            where = positions(evidence.pool_ids, evidence.membership[0], audited.split)
+            places[id(audited)] = np.searchsorted(pool, where)
+        row[places[id(audited)][evidence.membership[model.column]]] = True
     return table
 
 

@@ -64,9 +64,9 @@ def evaluate_scores(
     t = tally(ranks, membership)
     roc = roc_of(t, confidence)
     own_unit = np.empty(len(t.values))
-    own_unit[np.searchsorted(t.values, ranks)] = value
+    own_unit[ranks.astype(np.int64)] = value  # ranks are 0, 1, …, so each is the index of its own distinct value
     threshold = roc.threshold.copy()
-    threshold[1:] = own_unit[np.searchsorted(t.values, roc.threshold[1:])]
+    threshold[1:] = own_unit[roc.threshold[1:].astype(np.int64)]
     balanced = balanced_accuracy(ranks, membership, rng=np.random.default_rng(seed), confidence=confidence)
     metrics = {
         "auc": auc_of(t, confidence),

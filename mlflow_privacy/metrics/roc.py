@@ -7,11 +7,14 @@ import dataclasses
 import numpy as np
 
 from mlflow_privacy.errors import DesignError
+from mlflow_privacy.metrics.band import interval_table, order_ranges
 from mlflow_privacy.stats import check_confidence, clopper_pearson, mover, order_statistic_range
 from mlflow_privacy.types import Estimate, Roc
 
 # fpr · n is counted with this slack, so that 0.1 of 30 records is 3 of them in floating point too.
 _SLACK = 1e-9
+_SPARSE = 4  # how many times n whole-numbered ranks may reach to be counted without sorting
+_MANY = 500  # points from which on a table of all intervals costs less than theirs alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Tally:
 
 
 def tally(ranks: np.ndarray, member: np.ndarray) -> Tally:
-    """Counts members and non-members per distinct rank, in O(n log n).
+    """Counts members and non-members per distinct rank, in O(n log n), or O(n) of dense ranks (`Scores.rank()`).
 
     Args:
       ranks: (n,) scores or ranks, higher = more likely a member.
@@ -70,13 +73,25 @@ def tally(ranks: np.ndarray, member: np.ndarray) -> Tally:
         faults.append("there are no records")
     if faults:
         raise DesignError("; ".join(faults) + ".")
-    values, index = np.unique(ranks, return_inverse=True)
-    index = index.reshape(-1)
-    return Tally(
-        values,
-        np.bincount(index[member], minlength=len(values)),
-        np.bincount(index[~member], minlength=len(values)),
-    )
+    index = _whole(ranks)
+    if index is None:
+        values, index = np.unique(ranks, return_inverse=True)
+        index = index.reshape(-1)
+    else:
+        values = np.arange(int(index.max()) + 1, dtype=ranks.dtype)
+    counts = np.bincount(2 * index + member, minlength=2 * len(values)).reshape(-1, 2)
+    present = counts.any(axis=1)
+    if not present.all():
+        values, counts = values[present], counts[present]
+    return Tally(values, np.ascontiguousarray(counts[:, 1]), np.ascontiguousarray(counts[:, 0]))
+
+
+def _whole(ranks: np.ndarray) -> np.ndarray | None:
+    """(n,) int64 of ranks that are whole numbers from 0 to a few times n; else None."""
+    if not (ranks.min() >= 0 and ranks.max() <= _SPARSE * len(ranks)):
+        return None
+    whole = ranks.astype(np.int64)
+    return whole if (whole == ranks).all() else None
 
 
 def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,8 +118,12 @@ def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarr
     at = np.searchsorted(fp, np.floor(fpr * n0 + _SLACK), side="right") - 1
     hits = tp[at]
     tpr = hits / n1
-    cp_low, cp_high = clopper_pearson(hits, n1, confidence)
-    few, many = order_statistic_range(n0, fpr, confidence)
+    if fpr.size > _MANY:
+        cp_low, cp_high = (bound[hits] for bound in interval_table(n1, confidence))
+        few, many = order_ranges(n0, fpr, confidence)
+    else:
+        cp_low, cp_high = clopper_pearson(hits, n1, confidence)
+        few, many = order_statistic_range(n0, fpr, confidence)
     # Members strictly above the `few`-th largest non-member; 0 where the quantile may lie above all of them.
     order_low = np.where(few > 0, tp[np.searchsorted(fp, few, side="left") - 1], 0) / n1
     # Members at or above the (`many` + 1)-th largest; all where there is none.
@@ -190,7 +209,8 @@ def roc_of(t: Tally, confidence: float) -> Roc:
     threshold = np.concatenate([[np.inf], t.values[::-1].astype(np.float64)])[keep]
     tp, fp = tp[keep], fp[keep]
     n1, n0 = t.n_members, t.n_nonmembers
-    distinct, index = np.unique(fp, return_inverse=True)
+    new = np.append(True, fp[1:] != fp[:-1])  # fp is ascending
+    distinct, index = fp[new], np.cumsum(new) - 1
     _, low, high = tpr_interval(t, distinct / n0, confidence)
     tpr = tp / n1
     # On a vertical edge the band belongs to its upper end; lower vertices lie inside it.

@@ -12,7 +12,9 @@ from mlflow_privacy.types import AttackResult, AuditResult, Roc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 # Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), told apart with any colour vision; yellow is left out as
 # too pale on white. Each attack also has its own dash pattern, for print.
@@ -29,6 +31,7 @@ MEMBER, NONMEMBER = "#D55E00", "#0072B2"
 # 10 inches at 140 dpi; MLflow's artifact pane halves it to about 700 pixels, where 12 points are still 11 pixels high.
 _WIDTH, _DPI = 10.0, 140
 _FONT, _SMALL, _GREY = 12, 11, "#444444"
+_SAMPLED = 29  # every so many pixels tell how common a colour is; no divisor of a width
 
 
 def roc_figure(result: AuditResult) -> bytes:
@@ -193,7 +196,8 @@ def _figure(height: float, title: str, result: AuditResult) -> Figure:
 
 def _style(axes: Axes, title: str) -> None:
     """The common look, set on these axes alone."""
-    axes.set_title(title, loc="left", color=_GREY, fontsize=_FONT + 0.5)
+    # Placed by hand: to find out by itself that no tick is in its way, the title measures every label once more.
+    axes.set_title(title, loc="left", y=1.0, color=_GREY, fontsize=_FONT + 0.5)
     axes.tick_params(labelsize=_SMALL)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#555555")
@@ -209,14 +213,35 @@ def _label(attack: AttackResult) -> str:
 def _png(figure: Figure) -> bytes:
     """PNG with a palette of 256 colours, a third of the size; the same bytes for the same result."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
 
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # no PNG in between: to write and read one takes a sixth of the time
-    pixels, out = Image.fromarray(np.asarray(canvas.buffer_rgba())), io.BytesIO()
-    pixels.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
+    out = io.BytesIO()
+    # The strongest compression takes eight times as long for 6 % fewer bytes.
+    _with_palette(np.asarray(canvas.buffer_rgba())).save(out, format="PNG", compress_level=6)
     return out.getvalue()
+
+
+def _with_palette(pixels: np.ndarray) -> Image:
+    """An opaque picture (height, width, 4) uint8 in its 256 most useful colours, by median cut.
+
+    Every colour occurs where a run of equal pixels ends, a few per cent of a figure. The palette is chosen from those
+    and from a sample, which says how common each is; then each pixel looks up its colour's entry.
+    """
+    from PIL import Image
+
+    height, width, _ = pixels.shape
+    flat = pixels.reshape(-1, 4)
+    codes = (flat[:, 0].astype(np.uint32) << 16) | (flat[:, 1].astype(np.uint32) << 8) | flat[:, 2]
+    ends = np.flatnonzero(codes[1:] != codes[:-1])
+    chosen = np.concatenate([ends, np.arange(len(codes) - 1, 0, -_SAMPLED)])
+    some = Image.fromarray(np.ascontiguousarray(flat[chosen, :3])[None]).quantize(256, dither=Image.Dither.NONE)
+    entry = np.zeros(2**24, np.uint8)
+    entry[codes[chosen]] = np.asarray(some)[0]
+    picture = Image.fromarray(entry[codes].reshape(height, width), mode="P")
+    picture.putpalette(some.getpalette() or [])
+    return picture
 
 
 def _prepare_linear(axes: Axes) -> None:
@@ -252,9 +277,41 @@ def _prepare_loglog(axes: Axes, n_members: int, n_nonmembers: int) -> tuple[floa
         zorder=5,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
     )
-    for axis in (axes.xaxis, axes.yaxis):
+    for axis, end in ((axes.xaxis, left), (axes.yaxis, bottom)):
         axis.set_major_formatter(_percent)
+        _minor_ticks(axes, axis, end)
     return resolution, bottom
+
+
+def _minor_ticks(axes: Axes, axis: Axis, low: float) -> None:
+    """The minor ticks between a logarithmic axis' powers of ten as one line of markers.
+
+    matplotlib's own are five objects each, hundreds a figure: a third of its time. Where an axis is so short that it
+    labels some of them, they stay.
+    """
+    if low > 0.01:
+        return
+    from matplotlib.markers import TICKDOWN, TICKLEFT
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    places = np.outer(10.0 ** np.arange(np.floor(np.log10(low)), 0), np.arange(2, 10)).ravel()
+    places = places[places >= low * (1 - 1e-9)]
+    flat = axis is axes.xaxis
+    axes.plot(
+        places if flat else np.zeros(len(places)),
+        np.zeros(len(places)) if flat else places,
+        transform=axes.get_xaxis_transform() if flat else axes.get_yaxis_transform(),
+        marker=TICKDOWN if flat else TICKLEFT,
+        markersize=2,
+        markeredgewidth=0.6,
+        linestyle="none",
+        color="black",
+        clip_on=False,
+        zorder=2.01,
+        scalex=False,
+        scaley=False,
+    )
 
 
 def _percent(value: float, position: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,22 +61,18 @@ def roc_csv(result: AuditResult) -> bytes:
       >>> roc_csv(example_result(n=50)).decode().splitlines()[0]
       'attack,fpr,tpr,tpr_low,tpr_high,threshold'
     """
-    import pandas as pd
+    lines = ["attack,fpr,tpr,tpr_low,tpr_high,threshold"]
+    for attack in result.attacks:
+        roc = attack.roc
+        columns = [roc.fpr, roc.tpr, np.round(roc.tpr_low, 6), np.round(roc.tpr_high, 6), roc.threshold]
+        lines += map(",".join, zip(itertools.repeat(attack.name), *map(_number_texts, columns)))
+    return ("\n".join(lines) + "\n").encode()
 
-    frames = [
-        pd.DataFrame(
-            {
-                "attack": attack.name,
-                "fpr": attack.roc.fpr,
-                "tpr": attack.roc.tpr,
-                "tpr_low": np.round(attack.roc.tpr_low, 6),
-                "tpr_high": np.round(attack.roc.tpr_high, 6),
-                "threshold": attack.roc.threshold,
-            }
-        )
-        for attack in result.attacks
-    ]
-    return pd.concat(frames).to_csv(index=False, lineterminator="\n").encode()
+
+def _number_texts(values: np.ndarray) -> list[str]:
+    """The shortest texts that read back as the same numbers, "" for a missing one."""
+    texts = list(map(repr, np.asarray(values).tolist()))
+    return ["" if text == "nan" else text for text in texts] if np.isnan(values).any() else texts
 
 
 def scores_table(result: AuditResult) -> pd.DataFrame:

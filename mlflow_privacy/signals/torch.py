@@ -14,6 +14,7 @@ from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch_exported import restore_exported
+from mlflow_privacy.trainers.torch_layout import PROBED, fast_layout, inference_batch, is_convolutional
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,
     features,
@@ -47,9 +48,14 @@ def module_outputs(
       SignalError: outputs of another shape, labels that do not fit, NaN, or no memory for a single record.
     """
     module = restore_exported(module)
-    with evaluating(module, resolve_device(device)) as where:
+    with contextlib.ExitStack() as stack:
+        where = stack.enter_context(evaluating(module, resolve_device(device)))
         dtype = input_dtype(module)
         feeder = Feeder(features(records.x, dtype, error=SignalError), where, dtype)
+        if where.type == "cpu" and is_convolutional(module) and len(records):
+            example = feeder.slice(0, PROBED)
+            batch_size = inference_batch(module, example.shape[1:], batch_size, where)
+            stack.enter_context(fast_layout(module, example))
         if task == "regression":
             parts = forward(module, feeder, len(records), batch_size, lambda output, start: _values(output).cpu())
             return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
@@ -71,7 +77,10 @@ def module_outputs(
 
 
 class _Phi(NamedTuple):
-    """What a batch of outputs says, read both ways; all (b,). Which one holds is decided over all records."""
+    """What a batch of outputs says, read both ways; all (b,). Which one holds is decided over all records.
+
+    On a CPU a batch that is no distribution, which decides for logits, is not read as one.
+    """
 
     logit: torch.Tensor
     correct: torch.Tensor
@@ -109,17 +118,15 @@ def _phi(output: torch.Tensor, index: torch.Tensor) -> _Phi:
         near_one = (values.sum(dim=1) - 1).abs() <= PROBABILITY_TOLERANCE
         floor, distribution, p = _SOFTMAX_FLOOR, near_one & (values >= 0).all(dim=1), values
     column = index[:, None]
-    own_logit, own = values.gather(1, column)[:, 0], p.gather(1, column)[:, 0]
-    other_logit = values.scatter(1, column, float("-inf")).logsumexp(dim=1)
-    other = p.scatter(1, column, 0.0).sum(dim=1)
+    own_logit = values.gather(1, column)[:, 0]
+    logit = own_logit - values.scatter(1, column, float("-inf")).logsumexp(dim=1)
+    correct = values.argmax(dim=1) == index
+    if output.device.type == "cpu" and not distribution.all():  # elsewhere asking would wait for the device
+        return _Phi(logit, correct, logit, correct, distribution)
+    own, other = p.gather(1, column)[:, 0], p.scatter(1, column, 0.0).sum(dim=1)
     clipped = [value.clamp(floor, 1 - floor).log() for value in (own, other)]
-    return _Phi(
-        own_logit - other_logit,
-        values.argmax(dim=1) == index,
-        clipped[0] - clipped[1],
-        p.argmax(dim=1) == index,
-        distribution,
-    )
+    likely = correct if p is values else p.argmax(dim=1) == index
+    return _Phi(logit, correct, clipped[0] - clipped[1], likely, distribution)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 Only a run that is FINISHED counts, and it is finished last, after all its artifacts are written: a process killed at
 any moment leaves nothing that a later audit would take for a reference. Weights go in as plain files through the
-client, because `log_model` costs seconds a model.
+client, because `log_model` costs seconds a model. Their upload and the last requests of a run go on while the next
+reference is trained.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +26,17 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
-from mlflow.exceptions import MlflowException
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.store.fetch import Fetcher
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
-from mlflow_privacy.store.quiet import no_artifact_bars
+from mlflow_privacy.store.quiet import no_run_links
 from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000
+_UNFINISHED = 4  # references whose files wait for their upload
 _RETIRED = "privacy.replaced"
 _EXTRA = "extra/"  # before the key of an extra signal, in the file of a model's outputs
 
@@ -118,8 +121,9 @@ def read_outputs(path: Path, data_digest: str) -> ModelOutputs:
 class ReferenceStore:
     """Reads and writes reference runs. Use as a context manager; not shared between threads.
 
-    All calls run on one thread of its own: while MLflow evaluates, the audited model is the calling thread's active
-    model, and any metric logged there, to any run, would attach to it.
+    All calls run on one thread of its own, in their order: while MLflow evaluates, the audited model is the calling
+    thread's active model, and any metric logged there, to any run, would attach to it. `save` returns once its run
+    exists and leaves the rest to that thread. What goes wrong there is raised by the next call, or on leaving.
 
     Args:
       client: of the tracking server.
@@ -131,16 +135,45 @@ class ReferenceStore:
         self._client, self._experiment_id, self._parent = client, experiment_id, parent_run_id
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="privacy-store")
         self._scratch = tempfile.TemporaryDirectory(prefix="mlflow-privacy-")
+        self._fetch = Fetcher(client, self._scratch.name)
+        self._room = threading.Semaphore(_UNFINISHED)
+        self._failure: BaseException | None = None
+        self._experiment_ids: list[str] | None = None
 
     def __enter__(self) -> ReferenceStore:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, *exc: object) -> None:
         self._thread.shutdown(wait=True)
+        self._fetch.close()
         self._scratch.cleanup()
+        if self._failure is not None and kind is None:
+            raise self._failure
 
     def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(function, *args, **kwargs).result()
+        """What `function` returns, after all that was left to the thread before is done."""
+
+        def work() -> Any:
+            if self._failure is not None:  # nothing is built on a reference that was not stored
+                raise self._failure
+            return function(*args, **kwargs)
+
+        return self._thread.submit(work).result()
+
+    def _later(self, function: Callable[..., None], *args: Any) -> None:
+        """Leaves a call to the thread, once there is room."""
+
+        def work() -> None:
+            try:
+                if self._failure is None:
+                    function(*args)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._room.release()
+
+        self._room.acquire()
+        self._thread.submit(work)
 
     def find(self, fingerprint: str) -> dict[int, StoredReference]:
         """Finished reference runs with this fingerprint in any experiment, by index; of doubles the oldest."""
@@ -162,12 +195,8 @@ class ReferenceStore:
     def _finished(self, fingerprint: str) -> list[StoredReference]:
         """All finished runs with this fingerprint, the oldest first."""
         found: list[StoredReference] = []
-        experiments = []
-        token = None
-        while token != "":
-            page = self._client.search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
-            experiments += [experiment.experiment_id for experiment in page]
-            token = page.token or ""
+        homes: dict[str, str] = {}
+        experiments = self._experiments()
         query = f"tags.`privacy.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'"
         token = None
         while token != "":
@@ -182,8 +211,45 @@ class ReferenceStore:
                 reference = _from_tags(fingerprint, run.data.tags, run.info.run_id)
                 if reference is not None:
                     found.append(reference)
+                    homes[run.info.run_id] = run.info.artifact_uri
             token = runs.token or ""
+        self._fetch.know({one.run_id: homes[one.run_id] for one in sorted(found, key=lambda one: one.key.index)})
         return found
+
+    def _experiments(self) -> list[str]:
+        """Ids of all active experiments, asked for once."""
+        if self._experiment_ids is None:
+            found: list[str] = []
+            token = None
+            while token != "":
+                page = self._client.search_experiments(
+                    view_type=ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
+                )
+                found += [experiment.experiment_id for experiment in page]
+                token = page.token or ""
+            self._experiment_ids = found
+        return self._experiment_ids
+
+    def recall(self, name: str, key: str) -> Mapping[str, Any] | None:
+        """What any audit remembered under this name and key; None if there is nothing that can be read."""
+        return self._call(self._recall, name, key)
+
+    def _recall(self, name: str, key: str) -> Mapping[str, Any] | None:
+        query = f"tags.`privacy.{name}_key` = '{key}'"
+        for run in self._client.search_runs(self._experiments(), query, max_results=1):
+            try:
+                values = json.loads(run.data.tags.get(f"privacy.{name}_value", ""))
+            except ValueError:
+                continue
+            if isinstance(values, dict):
+                return values
+        return None
+
+    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None:
+        """Keeps a few plain values with the audit, both tags in one request: there is no key without its value."""
+        tags = {f"privacy.{name}_key": key, f"privacy.{name}_value": json.dumps(dict(values))}
+        entities = [RunTag(tag, value) for tag, value in tags.items()]
+        self._call(self._client.log_batch, self._parent, tags=entities)
 
     def save(
         self,
@@ -197,7 +263,7 @@ class ReferenceStore:
         started: float,
         imported: str = "",
     ) -> StoredReference:
-        """Stores one trained reference and finishes its run.
+        """Stores one trained reference; its run is finished in the background, before any later call of this store.
 
         Args:
           members: (n,) bool, its membership row.
@@ -208,6 +274,7 @@ class ReferenceStore:
           started: seconds since the epoch.
           imported: of a model that was trained elsewhere, where it came from, in words.
         """
+        seconds = {} if imported else {"train_seconds": round(time.time() - started, 4)}
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         weights = folder / "weights"
         weights.mkdir()
@@ -224,18 +291,12 @@ class ReferenceStore:
             "recipe": recipe,
         }
         (folder / "reference.json").write_text(json.dumps(record, indent=1, sort_keys=True))
-        return self._call(self._save, key, folder, record, dict(metrics), has_weights, started, imported)
+        run_id = self._call(self._create, key, has_weights, started, imported)
+        self._later(self._finish, run_id, key, folder, record["n_members"], {**seconds, **metrics})
+        return StoredReference(key, run_id)
 
-    def _save(
-        self,
-        key: ReferenceKey,
-        folder: Path,
-        record: Mapping[str, Any],
-        metrics: dict[str, float],
-        has_weights: bool,
-        started: float,
-        imported: str,
-    ) -> StoredReference:
+    def _create(self, key: ReferenceKey, has_weights: bool, started: float, imported: str) -> str:
+        """A new run with all of its tags, by which it is found once it is finished."""
         tags = {
             "mlflow.parentRunId": self._parent,
             "privacy.role": "reference",
@@ -255,24 +316,26 @@ class ReferenceStore:
             tags=tags,
             run_name=f"{'imported ' if imported else ''}reference {key.index:03d}",
         )
-        run_id = run.info.run_id
+        return run.info.run_id
+
+    def _finish(
+        self, run_id: str, key: ReferenceKey, folder: Path, n_members: int, metrics: Mapping[str, float]
+    ) -> None:
         self._client.log_artifacts(run_id, str(folder))
         now = int(time.time() * 1000)
-        seconds = {} if imported else {"train_seconds": round(time.time() - started, 4)}
-        values = {**seconds, **metrics}
+        params = {"reference_index": key.index, "train_seed": key.train_seed, "n_members": n_members}
         self._client.log_batch(
             run_id,
-            metrics=[Metric(name, float(value), now, 0) for name, value in values.items()],
-            params=[
-                Param("reference_index", str(key.index)),
-                Param("train_seed", str(key.train_seed)),
-                Param("n_members", str(record["n_members"])),
-            ],
-            tags=[RunTag("privacy.complete", "true")],
+            metrics=[Metric(name, float(value), now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
         )
-        self._client.set_terminated(run_id)
+        with no_run_links():
+            self._client.set_terminated(run_id)
         shutil.rmtree(folder, ignore_errors=True)
-        return StoredReference(key, run_id)
+
+    def flush(self) -> None:
+        """Waits until the run of every saved reference is finished; raises what went wrong."""
+        self._call(lambda: None)
 
     def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None:
         """The reference's outputs on the data with this digest, None if it has none.
@@ -280,7 +343,7 @@ class ReferenceStore:
         Raises:
           StoreError: there is such a file but it is damaged.
         """
-        path = self._call(self._download, reference.run_id, _outputs_path(data_digest))
+        path = self._call(self._fetch.file, reference.run_id, _outputs_path(data_digest))
         return None if path is None else read_outputs(path, data_digest)
 
     def members(self, reference: StoredReference) -> np.ndarray:
@@ -289,7 +352,7 @@ class ReferenceStore:
         Raises:
           StoreError: it is missing, damaged, or not the one of the reference's key.
         """
-        path = self._call(self._download, reference.run_id, "membership.npy")
+        path = self._call(self._fetch.file, reference.run_id, "membership.npy")
         try:
             row = None if path is None else np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -300,19 +363,8 @@ class ReferenceStore:
         return row
 
     def weights(self, reference: StoredReference) -> Path | None:
-        """A folder with the reference's weights, None if it was stored without."""
-        return self._call(self._download, reference.run_id, "weights")
-
-    def _download(self, run_id: str, path: str) -> Path | None:
-        folder = tempfile.mkdtemp(dir=self._scratch.name)
-        parent = path.rpartition("/")[0] or None
-        try:
-            if path not in {entry.path for entry in self._client.list_artifacts(run_id, parent)}:
-                return None
-            with no_artifact_bars():
-                return Path(self._client.download_artifacts(run_id, path, folder))
-        except (OSError, MlflowException) as error:
-            raise StoreError(f"run {run_id} has {path}, but it cannot be downloaded: {error}") from error
+        """A folder with the reference's weights, to be read only; None if it was stored without."""
+        return self._call(self._fetch.folder, reference.run_id, "weights")
 
     def retire(self, reference: StoredReference) -> None:
         """Marks a finished reference run as replaced: it stays to be looked at, and is found no more."""
@@ -323,7 +375,36 @@ class ReferenceStore:
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         write_outputs(outputs, data_digest, folder / _outputs_path(data_digest))
         self._call(self._client.log_artifacts, reference.run_id, str(folder))
+        self._fetch.forget(reference.run_id)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def elsewhere(self) -> StoreAddress:
+        """How a worker opens this store, to keep what it has trained."""
+        return StoreAddress(absolute_uri(self._client.tracking_uri), self._experiment_id, self._parent)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreAddress:
+    """How any process opens a store: no connection, no credentials; call it."""
+
+    uri: str
+    experiment_id: str
+    parent_run_id: str
+
+    def __call__(self) -> ReferenceStore:
+        return ReferenceStore(MlflowClient(self.uri), self.experiment_id, self.parent_run_id)
+
+
+def absolute_uri(uri: str) -> str:
+    """A tracking URI that means the same from every folder of this machine.
+
+    >>> absolute_uri("https://host/mlflow"), absolute_uri("sqlite:////tmp/mlflow.db")
+    ('https://host/mlflow', 'sqlite:////tmp/mlflow.db')
+    """
+    start = "sqlite:///"
+    if uri.startswith(start):
+        return start + str(Path(uri.removeprefix(start)).resolve())
+    return uri if "://" in uri or uri.startswith(("file:", "databricks")) else str(Path(uri).resolve())
 
 
 def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> StoredReference | None:

@@ -268,10 +268,11 @@ def _fit(
         if settings.augmentation.get("flip") == 0.5:
             drawn["flip"] = (turns ^ bool(epoch % 2))[place].to(device)
         order = rows[place].to(device)
+        source = order if feeder.resident else rows[place]
         for start in range(0, steps * size, size):
             index = order[start : start + size]
             part = {name: value[start : start + size] for name, value in drawn.items()}
-            images = augment.apply(feeder.take(index), settings.augmentation, part)
+            images = augment.apply(feeder.take(source[start : start + size]), settings.augmentation, part)
             for group in optimizer.param_groups:
                 group["lr"] = rates[step] * group["factor"]
             loss = engine.loss(images, labels.index_select(0, index))

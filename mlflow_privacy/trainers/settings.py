@@ -14,6 +14,7 @@
 | `augmentation` | for image tensors (n, channels, height, width): {"crop": padding, "flip": probability, "cutout": size}, or a list such as ["flip", {"crop": 4}]; `crop_mode` "zeros" (default) or "reflect" |
 | `grad_clip` | largest norm of the gradient |
 | `drop_last` | whether the last, smaller batch of an epoch is left out; False by default |
+| `precision` | on a GPU: "auto" (default: TF32 in convolutions, float32 in products of matrices), "float32", "tf32" (both), or "bf16" (forward pass in bfloat16 where torch's autocast has it so, on every device; weights and optimizer in float32) |
 | `dp` | differential privacy by DP-SGD: {"noise_multiplier" or "target_epsilon", "max_grad_norm", "delta"}, see `mlflow_privacy.trainers.dp` |
 """  # noqa: E501
 
@@ -36,6 +37,7 @@ from mlflow_privacy.types import Task
 REQUIRED = ("optimizer", "learning_rate", "epochs", "batch_size")
 CLASSIFICATION_LOSSES = ("cross_entropy", "nll", "bce_with_logits", "bce")
 REGRESSION_LOSSES = ("mse", "l1", "huber", "smooth_l1")
+PRECISIONS = ("auto", "float32", "tf32", "bf16")
 
 # The names under which people and autologging keep the same thing.
 ALIASES = {
@@ -115,6 +117,7 @@ class TorchSettings:
       warmup: ("epochs" | "steps" | "ratio", how many).
       augmentation: {"crop": padding, "crop_mode": ..., "flip": probability, "cutout": size}, what is absent is off.
       dp: of `trainers.dp.read_dp`; None without differential privacy.
+      precision: one of `PRECISIONS`.
     """
 
     optimizer: str
@@ -130,6 +133,7 @@ class TorchSettings:
     grad_clip: float | None = None
     drop_last: bool = False
     dp: Mapping[str, Any] | None = None
+    precision: str = "auto"
 
 
 def nearest(key: str, valid: Sequence[str]) -> str:
@@ -191,6 +195,7 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
         "grad_clip": reader("grad_clip", _number(0, open_low=True)),
         "drop_last": reader("drop_last", _flag),
         "dp": reader("dp", lambda value: read_dp(_literal(value))),
+        "precision": reader("precision", _precision),
     }
     warmups = {
         unit: reader(f"warmup_{unit}", _number(0, 1 if unit == "ratio" else math.inf))
@@ -206,6 +211,8 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
         faults.append(f"label_smoothing goes with loss='cross_entropy', not with {values['loss']!r}.")
     if values["dp"] is not None and values["grad_clip"] is not None:
         faults.append("grad_clip clips the mean gradient, dp each record's (max_grad_norm): leave one of them out.")
+    if values["dp"] is not None and values["precision"] == "bf16":
+        faults.append("precision='bf16' does not go with dp: gradients of single records are taken in float32.")
     if isinstance(optimizer, str):
         faults += optimizer_faults(optimizer, options)
     if faults:
@@ -323,6 +330,13 @@ def _loss(value: Any, task: Task) -> str:
     return name
 
 
+def _precision(value: Any) -> str:
+    name = {"fp32": "float32", "bfloat16": "bf16"}.get(_plain(str(value)), _plain(str(value)))
+    if name not in PRECISIONS:
+        raise ValueError(f"must be one of {', '.join(PRECISIONS)}{nearest(name, PRECISIONS)}")
+    return name
+
+
 def _schedule(value: Any) -> dict[str, Any]:
     value = _literal(value)
     given = dict(value) if isinstance(value, Mapping) else {"name": value}
@@ -390,6 +404,8 @@ def optimizer_faults(name: str, options: Mapping[str, Any]) -> list[str]:
 
     import torch
 
+    from mlflow_privacy.trainers.torch_optimizers import without_compiler
+
     cls = optimizer_class(name)
     if cls is None:
         valid = sorted(key.lower() for key in vars(torch.optim) if optimizer_class(key) is not None)
@@ -399,7 +415,7 @@ def optimizer_faults(name: str, options: Mapping[str, Any]) -> list[str]:
     if foreign:
         return foreign
     try:
-        cls([torch.nn.Parameter(torch.zeros(1))], lr=1.0, **options)
+        without_compiler(cls)([torch.nn.Parameter(torch.zeros(1))], lr=1.0, **options)
     except ValueError as error:
         return [f"the optimizer {cls.__name__} refuses its options: {error}."]
     return []

@@ -100,6 +100,28 @@ def with_seed(estimator: Any, seed: int) -> Any:
     return fresh
 
 
+_JOBS = frozenset({"n_jobs", "nthread", "num_threads", "thread_count"})
+
+
+def with_jobs(estimator: Any, threads: int) -> Any:
+    """A clone that starts at most `threads` threads or processes of its own, wherever it would start any.
+
+    Where cores are taken by other references, more would only wait for each other. What is fitted stays the same: the
+    seeds of a forest's trees are drawn before they are handed out.
+
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> with_jobs(RandomForestClassifier(n_jobs=-1), 1).n_jobs
+    1
+    """
+    fresh = clone(estimator)
+    parameters = fresh.get_params(deep=True)
+    given = {name: value for name, value in parameters.items() if name.rpartition("__")[2] in _JOBS}
+    owner = {name: parameters.get(name.rpartition("__")[0], fresh) for name in given}
+    # None is one job to scikit-learn, and all cores to XGBoost and LightGBM.
+    many = [name for name, value in given.items() if value not in (None, 1) or boosting.is_boosted(owner[name])]
+    return fresh.set_params(**dict.fromkeys(many, threads))
+
+
 class SklearnTrainer:
     """Clones the recipe's estimator and fits it, one reference after another."""
 

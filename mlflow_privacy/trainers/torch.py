@@ -23,6 +23,7 @@ from mlflow_privacy.trainers.settings import (
     fault_text,
     read_settings,
 )
+from mlflow_privacy.trainers.torch_ensemble_groups import Halving, Meter, blocks, one_thread, run_groups
 from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_loop import (
     few_threads,
@@ -30,11 +31,13 @@ from mlflow_privacy.trainers.torch_loop import (
     last_batch,
     make_optimizer,
     reproducible,
+    step_engine,
     steps_an_epoch,
 )
 from mlflow_privacy.trainers.torch_reinit import describe, kept_buffers, plain_module, reinitialise
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,
+    compact,
     features,
     first_tensor,
     input_dtype,
@@ -91,6 +94,8 @@ def torch_recipe(
     }
     if parsed.dp is None:  # the fingerprints of all other recipes are older than this key
         del spec["settings"]["dp"]
+    if parsed.precision == "auto":  # likewise
+        del spec["settings"]["precision"]
     if data is not None and task == "classification":
         spec["classes"] = to_json(np.unique(data.y))
     return Recipe("torch", spec, module, source)
@@ -124,45 +129,58 @@ class TorchTrainer:
             raise RecipeError("The recipe's module is not at hand: make the recipe again from the registered model.")
         module, settings, where = plain_module(recipe.template), settings_of(recipe), resolve_device(device)
         dtype = input_dtype(module)
-        feeder = Feeder(features(data.x, dtype), where, dtype)
+        feeder = Feeder(compact(features(data.x, dtype)), where, dtype)
         targets, loss = _targets_and_loss(recipe, module, settings, data, feeder, where)
         constants = kept_buffers(module)
         rows = [torch.from_numpy(np.flatnonzero(row)) for row in np.asarray(members, bool)]
-        totals = np.cumsum([0] + [settings.epochs * steps_an_epoch(len(row), settings, module) for row in rows])
-        together = ensemble.group_size(module, settings, where)
-        for block in _blocks(rows, together):
-            models: dict[int, torch.nn.Module] = {}
-            for group in block:
+        way = ensemble.choose(module, settings, where, n_models=len(rows), record_shape=tuple(np.shape(data.x)[1:]))
+        _logger.info("Reference models train on %s %s.", where, way)
+        lengths = [len(row) for row in rows]
+        steps = sum(settings.epochs * steps_an_epoch(n, settings, module) for n in lengths)
+        meter = Meter(None if progress is None else lambda done: progress(min(done, steps), steps))
+        alone = way.together == 1 and way.workers == 1
+        engine = step_engine(module, feeder, targets, rows, loss, settings) if alone else None
+        halving, shared = Halving(), way.workers > 1
+        for groups in blocks(lengths, way.together, way.workers):
+            # In this thread: initialisation draws from the global generator.
+            with one_thread():
+                fresh = {i: reinitialise(module, int(seeds[i])) for group in groups for i in group}
 
-                def report(step: int, done: int = int(totals[group[0]]), many: int = len(group)) -> None:
-                    if progress is not None:
-                        progress(min(done + many * step, int(totals[-1])), int(totals[-1]))
-
-                drawn = [int(seeds[i]) for i in group]
-                fresh = [reinitialise(module, seed).to(where) for seed in drawn]
-                with (
-                    seeded(drawn[0]),
-                    reproducible(where),
-                    few_threads(fresh[0], settings.batch_size * len(group), where),
-                ):
-                    if len(group) == 1:
-                        fit(fresh[0], feeder, targets, rows[group[0]], loss, settings, seed=drawn[0], report=report)
-                        models[group[0]] = fresh[0]
-                    else:
-                        _logger.info("Training %d reference models at once, stacked.", len(group))
-                        trained = ensemble.fit_together(
-                            fresh,
+            def run(group: Sequence[int], fresh: dict[int, torch.nn.Module] = fresh) -> dict[int, torch.nn.Module]:
+                drawn, report = [int(seeds[i]) for i in group], meter.of(group)
+                if len(group) == 1 and not shared:
+                    model = fresh[group[0]].to(where)
+                    with seeded(drawn[0]), few_threads(model, settings.batch_size, where):
+                        fit(
+                            model,
                             feeder,
                             targets,
-                            [rows[i] for i in group],
+                            rows[group[0]],
                             loss,
                             settings,
-                            seeds=drawn,
-                            optimizer_of=make_optimizer,
-                            take=last_batch(len(rows[group[0]]), settings, module),
+                            seed=drawn[0],
                             report=report,
+                            engine=engine,
                         )
-                        models.update(zip(group, trained, strict=True))
+                    return {group[0]: model}
+                with few_threads(module, settings.batch_size * len(group), where):
+                    trained = ensemble.fit_together(
+                        [fresh[i] for i in group],
+                        feeder,
+                        targets,
+                        [rows[i] for i in group],
+                        loss,
+                        settings,
+                        seeds=drawn,
+                        optimizer_of=make_optimizer,
+                        take=last_batch(lengths[group[0]], settings, module),
+                        report=report,
+                    )
+                    return dict(zip(group, trained, strict=True))
+
+            with reproducible(where, settings.precision):
+                models = run_groups(groups, run, way.workers, halving)
+            fresh.clear()
             for i in sorted(models):
                 model = models.pop(i)
                 _check_constants(module, model, constants)
@@ -191,22 +209,6 @@ class TorchTrainer:
         except (SafetensorError, RuntimeError, OSError, ValueError) as error:
             raise StoreError(f"{path.name} does not hold this module's state: {error}") from error
         return model.eval()
-
-
-def _blocks(rows: Sequence[torch.Tensor], together: int) -> Iterator[list[list[int]]]:
-    """Models that train together, by their indices: within a block those with equally many records are one group.
-
-    An odd pool splits into halves that differ by one record, so that a block holds two groups.
-    """
-    if together == 1:
-        yield from ([[i]] for i in range(len(rows)))
-        return
-    for start in range(0, len(rows), 2 * together):
-        by_length: dict[int, list[int]] = {}
-        for i in range(start, min(start + 2 * together, len(rows))):
-            by_length.setdefault(len(rows[i]), []).append(i)
-        groups = [members[j : j + together] for members in by_length.values() for j in range(0, len(members), together)]
-        yield groups
 
 
 def _targets_and_loss(

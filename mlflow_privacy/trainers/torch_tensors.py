@@ -13,6 +13,7 @@ from mlflow_privacy.errors import ConfigError, PrivacyAuditError, RecipeError
 from mlflow_privacy.types import Records
 
 _logger = logging.getLogger(__name__)
+_VALUES_AT_ONCE = 2**14  # stay in a cache, and are too few for torch to share them out among threads
 _RESIDENT_SHARE = 0.5  # of the free device memory that features may take; the rest is for the model
 
 
@@ -95,6 +96,25 @@ def features(x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = Rec
     return tensor if tensor.dtype == torch.uint8 else tensor.to(dtype)
 
 
+def compact(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as `uint8`, if all are whole numbers of 0 to 255; else the tensor itself.
+
+    Tables of zeros and ones and images as floats then take a quarter of the memory, and minibatches are picked faster.
+
+    >>> compact(torch.tensor([0.0, 255.0])).dtype, compact(torch.tensor([0.5])).dtype
+    (torch.uint8, torch.float32)
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    whole = torch.empty(tensor.shape, dtype=torch.uint8)
+    size = max(1, _VALUES_AT_ONCE // tensor[0].numel())
+    for part, out in zip(tensor.split(size), whole.split(size), strict=True):
+        out.copy_(part)  # what a byte cannot hold becomes another number, and NaN equals nothing
+        if not torch.equal(out.to(tensor.dtype), part):
+            return tensor
+    return whole
+
+
 class Feeder:
     """Minibatches of features on a device: resident there if they fit, else sent from pinned memory.
 
@@ -112,11 +132,18 @@ class Feeder:
             _logger.info("The features do not fit on %s; batches are sent from the CPU.", device)
             self._tensor = tensor.pin_memory()
 
+    @property
+    def resident(self) -> bool:
+        """Whether the features are on the device; if not, an index on the CPU is taken without waiting for it."""
+        return self._resident
+
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """The records at `index` (b,), in their stored type, on the device."""
         if self._resident:
             return self._tensor.index_select(0, index.to(self._device))
-        return self._tensor.index_select(0, index.cpu()).to(self._device, non_blocking=True)
+        picked = self._tensor.index_select(0, index.cpu())
+        # Only pinned memory is sent while the device goes on; torch keeps it until it has arrived.
+        return picked.pin_memory().to(self._device, non_blocking=True)
 
     def slice(self, start: int, stop: int) -> torch.Tensor:
         """Records start to stop, cast."""

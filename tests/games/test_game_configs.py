@@ -83,35 +83,91 @@ def test_usage_config(tracking):
     assert "privacy.usage" in version.tags
 
 
-@pytest.mark.slow
-def test_range_of_texts(tracking, tmp_path):
-    """With a masked language model of two layers, from a folder."""
-    import pandas as pd
+def sentences(rng, n, length=8):
+    """Words that stand at even places never stand at odd ones: a language with something to learn."""
+    from tiny_text import WORDS
+
+    at = (WORDS[:6], WORDS[6:])
+    return [" ".join(rng.choice(at[i % 2]) for i in range(length)) for _ in range(n)]
+
+
+def train_masked_model(folder, texts, *, steps):
+    """A BERT of two layers, trained from random weights to fill in one masked word of each text; saved to a folder."""
+    import torch
     import transformers
-    from tiny_text import WORDS, make_model, make_tokenizer
+    from tiny_text import WORDS
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"[PAD]": 0, "[MASK]": 1, "[UNK]": 2, **{word: i + 3 for i, word in enumerate(WORDS)}}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     special = {"mask_token": "[MASK]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path / "bert")
-    shape = dict(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config = transformers.BertConfig(**shape, intermediate_size=16, max_position_embeddings=64)
-    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    shape = dict(vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**shape, intermediate_size=64, max_position_embeddings=64)
+    model = transformers.BertForMaskedLM(config).train()
+    ids = torch.tensor(tokenizer(texts)["input_ids"])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        batch = ids[torch.randint(len(ids), (64,))]
+        hidden, place = batch.clone(), torch.randint(batch.shape[1], (64, 1))
+        hidden.scatter_(1, place, 1)
+        loss = model(hidden, labels=torch.where(hidden == 1, batch, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def fitting_words(folder, texts):
+    """Share of replaced words that may stand where they were put."""
+    from tiny_text import WORDS
+
+    from mlflow_privacy.signals.language_neighbours import MaskedModel, neighbours
+    from mlflow_privacy.zoo.transformers_models import load_masked
+
+    masked = MaskedModel(*load_masked(str(folder), None))
+    drawn = neighbours(masked, texts, n=4, replaced=1, seed=0, device="cpu")
+    fits = []
+    for i, new in enumerate(drawn):
+        pairs = zip(texts[i // 4].split(), new.split(), strict=True)
+        (place,) = (k for k, (old, word) in enumerate(pairs) if old != word)
+        fits.append((new.split()[place] in WORDS[:6]) == (place % 2 == 0))
+    return float(np.mean(fits))
+
+
+@pytest.mark.slow
+def test_range_of_texts_with_a_masked_model_that_has_learnt_its_language(tracking, tmp_path):
+    import pandas as pd
+    from tiny_text import make_model, make_tokenizer
+
+    rng = np.random.default_rng(0)
+    train_masked_model(tmp_path / "blank", sentences(rng, 64), steps=0)
+    train_masked_model(tmp_path / "bert", sentences(rng, 500), steps=300)
+    fresh = sentences(rng, 40)
+    assert fitting_words(tmp_path / "bert", fresh) > 0.9
+    assert fitting_words(tmp_path / "blank", fresh) < 0.75
     make_model().save_pretrained(tmp_path / "gpt2")
     make_tokenizer(pad=True).save_pretrained(tmp_path / "gpt2")
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, 6)) for _ in range(60)]
-    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "news.parquet")
+    pd.DataFrame({"text": sentences(rng, 200)}).to_parquet(tmp_path / "news.parquet")
     (target,) = run(
         "agnews_range",
-        *(f"data.dataset={tmp_path / 'news.parquet'}", "data.text=text", "data.tokenizer=null", "data.size=40"),
-        *(f"train.model_name={tmp_path / 'gpt2'}", "train.max_length=24", "audit.data_size=20"),
+        *(f"data.dataset={tmp_path / 'news.parquet'}", "data.text=text", "data.tokenizer=null", "data.size=160"),
+        *(
+            f"train.model_name={tmp_path / 'gpt2'}",
+            "train.max_length=32",
+            "train.epochs=60",
+            "train.learning_rate=0.003",
+        ),
         *(f"ramia.mask_model={tmp_path / 'bert'}", f"ramia.mask_tokenizer={tmp_path / 'bert'}"),
-        *("ramia.sample_size=2", "ramia.num_masks=1", "audit.population_size=8"),
+        *("ramia.sample_size=4", "ramia.num_masks=1", "audit.data_size=120", "audit.population_size=30"),
+        "audit.num_ref_models=2",
     )
-    assert 0 <= target["audit"]["privacy/range/auc"] <= 1
+    # The target knows its texts by heart, so also texts that differ from them by one fitting word stand out.
+    assert target["audit"]["privacy/range/auc_low"] > 0.5
+    assert target["audit"]["privacy/range/auc"] > 0.6
 
 
 def test_experiments_draw_new_coins_for_the_same_canaries():

@@ -71,6 +71,25 @@ def test_only_the_order_of_the_scores_counts_and_ties_go_by_the_ratio():
     assert play_dp(plateau, member).metrics == pytest.approx(play_dp(Scores(raw**3), member).metrics, nan_ok=True)
 
 
+def test_left_out_twins_of_trained_canaries_do_not_make_a_bound():
+    """Nothing leaks, but half of the canaries have a twin; those that are out while the twin is in have no score."""
+    dropped = kept = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        coins = rng.random(400) < 0.5
+        twin = np.r_[np.arange(100, 200), np.arange(100), np.full(200, -1)]
+        lost = ~coins & (twin >= 0) & coins[twin]
+        shown = Scores(np.where(twin >= 0, 5.0, 0.0)[~lost] + rng.normal(size=int((~lost).sum())))
+        options = DpOptions(delta=1e-5, methods=("one_run",))
+        kept += play_dp(shown, coins[~lost], options, unscored=int(lost.sum())).metrics["epsilon"].value > 0
+        try:
+            dropped += play_dp(shown, coins[~lost], options).metrics["epsilon"].value > 0
+        except DesignError:  # so many in that no fair coin could have decided
+            dropped += 1
+    assert dropped > 50
+    assert kept <= 3
+
+
 def test_a_split_that_no_fair_coin_made_is_refused():
     member = np.arange(300) < 240
     with pytest.raises(DesignError, match="240 of 300 canaries were trained on; a fair coin"):

@@ -144,3 +144,58 @@ def test_colours_are_told_apart_with_any_colour_vision():
         seen = np.clip(linear @ matrix.T, 0, 1) ** (1 / 2.2)
         distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 9 * np.eye(4)
         assert distance.min() > 0.1
+
+
+def test_a_picture_of_few_colours_keeps_each_of_them():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (40, 4)).astype(np.uint8)
+    colours[:, 3] = 255
+    pixels = np.repeat(np.repeat(colours[rng.integers(0, 40, (30, 50))], 4, 0), 4, 1)
+    np.testing.assert_array_equal(np.asarray(figures._with_palette(pixels).convert("RGB")), pixels[..., :3])
+    plain = np.full((20, 30, 4), 255, np.uint8)
+    np.testing.assert_array_equal(np.asarray(figures._with_palette(plain).convert("RGB")), plain[..., :3])
+
+
+def test_a_picture_of_many_colours_stays_within_a_few_levels():
+    ramp = np.zeros((64, 256, 4), np.uint8)
+    ramp[..., 0], ramp[..., 1], ramp[..., 3] = np.arange(256), np.arange(64)[:, None], 255
+    found = np.asarray(figures._with_palette(ramp).convert("RGB")).astype(int)
+    assert np.abs(found - ramp[..., :3]).max() <= 16
+
+
+@pytest.mark.parametrize("low", [5e-5, 1e-3, 0.01, 0.2])
+def test_minor_ticks_are_where_and_as_matplotlib_puts_them(low):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pictures = []
+    for own in (False, True):
+        figure = Figure(figsize=(4, 3), dpi=140)
+        axes = figure.add_axes((0.2, 0.2, 0.7, 0.7))
+        axes.set(xscale="log", yscale="log", xlim=(low, 1), ylim=(low, 1.05))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(figures._percent)
+            if own:
+                figures._minor_ticks(axes, axis, low)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba()).astype(int)[..., :3])
+    assert (pictures[0] < 128).sum() > 1000
+    differ = np.abs(pictures[0] - pictures[1]).max(-1) > 64
+    assert differ.sum() <= 6  # an end of an axis
+
+
+def test_panels_titles_lie_where_matplotlib_would_put_them(result):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = []
+    for fixed in (False, True):
+        figure = Figure(figsize=(4, 3))
+        axes = figure.add_subplot()
+        figures._style(axes, "title") if fixed else axes.set_title("title", loc="left", fontsize=figures._FONT + 0.5)
+        axes.grid(True)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        heights.append(axes._left_title.get_window_extent().y0)
+    assert heights[0] == pytest.approx(heights[1], abs=0.01)

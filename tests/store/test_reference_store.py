@@ -89,6 +89,7 @@ def test_of_doubles_the_oldest_counts(store):
 @pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
 def test_only_finished_runs_count(store, tracking, status):
     saved = save(store)
+    store.flush()
     tracking.update_run(saved.run_id, status=status)
     assert store.find("f" * 64) == {}
 
@@ -152,6 +153,59 @@ def test_reference_metrics_do_not_attach_to_the_audited_model(store, tracking):
     with mlflow.set_active_model(model_id=model.model_id):
         save(store)
     assert not mlflow.get_logged_model(model.model_id).metrics
+
+
+def test_a_reference_that_cannot_be_stored_is_an_error_of_the_next_call_or_on_leaving(tracking, monkeypatch):
+    def refused(*args, **kwargs):
+        raise OSError("no space left")
+
+    experiment = tracking.get_experiment_by_name("test").experiment_id
+    with ReferenceStore(tracking, experiment, "0" * 32) as store:
+        old = save(store, key(0))
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifacts", refused)
+    store = ReferenceStore(tracking, experiment, "0" * 32)
+    save_one = save(store, key(1))
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space left"):
+            store.retire(old)  # its successor is not safe
+    with pytest.raises(OSError, match="no space left"):
+        store.__exit__(None)
+    with pytest.raises(OSError, match="no space left"), ReferenceStore(tracking, experiment, "0" * 32) as other:
+        save(other, key(2))
+    with ReferenceStore(tracking, experiment, "0" * 32) as later:
+        assert later.find("f" * 64) == {0: old}
+    assert tracking.get_run(save_one.run_id).info.status == "RUNNING"
+
+
+def test_references_are_read_in_place_where_the_artifacts_are_a_folder(store, monkeypatch):
+    saved = save(store)
+    monkeypatch.setattr(mlflow.MlflowClient, "download_artifacts", None)
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", None)
+    found = store.find("f" * 64)[0]
+    assert found == saved
+    np.testing.assert_array_equal(store.read(found, POOL).signal, outputs().signal)
+    assert str(store.weights(found)).startswith(mlflow.get_run(saved.run_id).info.artifact_uri)
+    np.testing.assert_array_equal(store.members(found), MEMBERS)
+
+
+def test_references_on_a_server_come_back_whole_and_each_as_its_own(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    client = mlflow.MlflowClient(server)
+    experiment = client.create_experiment("reference store")
+    parent = client.create_run(experiment).info.run_id
+    with ReferenceStore(client, experiment, parent) as store:
+        for index in range(3):
+            save(store, key(index), outputs={POOL: outputs(index)})
+    with ReferenceStore(client, experiment, parent) as store:
+        found = store.find("f" * 64)
+        assert sorted(found) == [0, 1, 2]
+        for index in (1, 0, 2):  # not in the order in which they are fetched ahead
+            np.testing.assert_array_equal(store.read(found[index], POOL).signal, outputs(index).signal)
+            assert store.read(found[index], OTHER) is None
+            np.testing.assert_array_equal(store.members(found[index]), MEMBERS)
+        store.add(found[1], OTHER, outputs(7.0))
+        np.testing.assert_array_equal(store.read(found[1], OTHER).signal, outputs(7.0).signal)
+        assert (store.weights(found[2]) / "weights.safetensors").read_bytes() == b"abc"
 
 
 def test_two_stores_at_once_do_not_spoil_each_other(store, tracking):
