@@ -198,7 +198,7 @@ class TrainSection(_Section):
     grad_clip: Float | None = Field(None, gt=0, description="Largest norm of the gradient.")
     precision: Literal["auto", "float32", "tf32", "bf16"] | None = Field(
         None,
-        description="Of a PyTorch module: `auto` (on a GPU TF32 in convolutions, float32 elsewhere), `float32`, `tf32`, "
+        description="Of a PyTorch module: `auto` (on a GPU TF32 in convolutions, float32 elsewhere), `float32`, `tf32` "
         "or `bf16` (forward pass in bfloat16).",
     )
     dp: dict[str, Any] | None = Field(
