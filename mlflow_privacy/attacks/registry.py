@@ -402,10 +402,15 @@ def _offline_a(signals: Signals, options: dict[str, Any], default: float) -> dic
         return {"a": None, "a_tuned": False}
     if options.get("a") is not None:
         return {"a": options["a"], "a_tuned": False}
-    tuned = tune_a(signals.reference, signals.member)
+    nobodys = None if signals.population_member.any() else signals.population_reference
+    tuned = tune_a(signals.reference, signals.member, nobodys)
     if tuned is None:
         m = signals.member.shape[1]
-        _logger.info("RMIA offline keeps a=%g: %d reference models are too few to tune it, 4 are enough.", default, m)
+        _logger.info(
+            "RMIA offline keeps a=%g: %d reference models are too few to tune it; 4 are enough, 2 with a population.",
+            default,
+            m,
+        )
         return {"a": default, "a_tuned": False}
     return {"a": tuned, "a_tuned": True}
 

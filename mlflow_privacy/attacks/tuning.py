@@ -23,7 +23,14 @@ _SMALLEST, _SMALLEST_LOG = 1e-290, -650.0  # of p, well above where numbers lose
 _CELLS, _CELL_SLACK = 1 << 15, 1e-6
 
 
-def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Sequence[float] = _GRID) -> float | None:
+def tune_a(
+    reference: Array,
+    member: Array,
+    population_reference: Array | None = None,
+    *,
+    link: Link = "logit",
+    grid: Sequence[float] = _GRID,
+) -> float | None:
     """The `a` of `rmia_offline` that attacks reference models best; the target is never looked at.
 
     References in turn (at most 8) stand in as targets: their membership is known, the others are their references.
@@ -31,13 +38,17 @@ def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Seque
     The mean AUC decides; the smallest `a` wins ties. Ranked by (score, ratio) the AUC of RMIA does not depend on
     the population or on γ, so neither is needed here. Pools above 50,000 records are tuned on every k-th.
 
+    With a single complementary pair each record has one model that did not train on it, and none is left to compare
+    the stand-in's non-members with. Its members are then told from the population, whose OUT model is the other one.
+
     Args:
       reference: (n, m) signals of the reference models.
       member: (n, m) bool.
+      population_reference: (z, m) signals on records that no reference trained on; used for a single pair alone.
       link: "logit" only; densities have no `a`.
       grid: values to try, in [0, 1].
 
-    Returns: a value of `grid`, or None if no reference can stand in (fewer than two complementary pairs).
+    Returns: a value of `grid`, or None if no reference can stand in (one reference, or one pair and no population).
 
     Raises: DesignError: shapes, values that are not finite, or a link without probabilities.
 
@@ -60,6 +71,10 @@ def tune_a(reference: Array, member: Array, *, link: Link = "logit", grid: Seque
     m = signal.shape[1]
     picked = np.unique(np.linspace(0, max(m - 1, 0), min(m, _TUNE_TARGETS)).round().astype(int))
     stand_ins = _stand_ins(signal, inside, picked)
+    if not stand_ins and population_reference is not None and len(population_reference):
+        more = to_numpy(population_reference)
+        inside = np.concatenate([inside, np.zeros(more.shape, bool)])
+        stand_ins = _stand_ins(np.concatenate([signal, more]), inside, picked)
     return _best(stand_ins, tuple(grid)) if stand_ins else None
 
 

@@ -76,10 +76,19 @@ def test_given_a_is_kept_and_too_few_references_fall_back(caplog):
         "a_tuned": False,
     }
     with caplog.at_level(logging.INFO, logger="mlflow_privacy.attacks.registry"):
-        used = run_attack("rmia_offline", make_signals(m=2))[1]
+        pair = make_signals(m=2)
+        pool = {"population_reference": pair.reference, "population_member": pair.member, "population": pair.target}
+        used = run_attack("rmia_offline", dataclasses.replace(pair, **pool))[1]  # non-members stand in for a population
     assert used["a"] == DEFAULT_A
     assert used["a_tuned"] is False
     assert "2 reference models are too few" in caplog.text
+
+
+def test_one_pair_of_references_is_tuned_where_there_is_a_population():
+    pair = make_signals(m=2)
+    used = run_attack("rmia_offline", pair)[1]
+    assert used["a_tuned"] is True
+    assert used["a"] == tune_a(pair.reference, pair.member, pair.population_reference)
 
 
 def test_defaults_exist_and_can_run():

@@ -220,6 +220,32 @@ def test_tuned_a_has_the_best_auc_on_the_stand_ins():
 def test_one_pair_of_references_cannot_tune_a():
     rng = np.random.default_rng(12)
     assert tune_a(rng.normal(size=(50, 2)), pairs(rng, 50, 2)) is None
+    assert tune_a(rng.normal(size=(50, 1)), pairs(rng, 50, 2)[:, :1], rng.normal(size=(50, 1))) is None
+
+
+def test_one_pair_is_tuned_with_a_population_that_nobody_trained_on():
+    """Naive twin: each model's members against the population, with the other model as the OUT reference of both."""
+    rng = np.random.default_rng(21)
+    grid = [0.0, 0.3, 0.6, 1.0]
+    chosen = []
+    for gain in (0.5, 4.0):
+        member = pairs(rng, 400, 2)
+        reference = rng.normal(1, 2, (400, 1)) + gain * member + rng.normal(0, 0.7, (400, 2))
+        population = rng.normal(1, 2, (300, 1)) + rng.normal(0, 0.7, (300, 2))
+        mean_auc = np.zeros(len(grid))
+        for j in (0, 1):
+            mine = member[:, j]
+            signal = np.concatenate([reference[mine], population])
+            truth = np.arange(len(signal)) < mine.sum()
+            for i, a in enumerate(grid):
+                out = signal[:, [1 - j]]
+                scores = rmia_offline(
+                    signal[:, j], out, np.zeros(out.shape, bool), rng.normal(size=9), rng.normal(size=(9, 1)), a=a
+                )
+                mean_auc[i] += mann_whitney(scores.rank()[truth], scores.rank()[~truth])
+        chosen.append(grid[int(np.argmax(mean_auc))])
+        assert tune_a(reference, member, population, grid=grid) == chosen[-1]
+    assert chosen[0] != chosen[1]
 
 
 def test_records_without_in_or_out_are_counted_and_the_remedy_named():
