@@ -184,6 +184,17 @@ class NotSent(LogisticRegression):
         raise TypeError("it holds a connection")
 
 
+def test_a_backend_registered_with_joblib_trains_the_same_models(monkeypatch, caplog):
+    from joblib.parallel import BACKENDS, LokyBackend
+
+    monkeypatch.setitem(BACKENDS, "somebodys", LokyBackend)
+    recipe = make_recipe(RandomForestClassifier(5), task="classification")
+    with caplog.at_level(logging.INFO, "mlflow_privacy"):
+        spread = train(table(), recipe, NoStore(), "somebodys")
+    assert "by somebodys, 2 worker(s)" in caplog.text
+    same(spread, train(table(), recipe, NoStore(), "local"))
+
+
 def test_where_workers_cannot_be_had_auto_goes_on_alone_and_loky_says_why(store, monkeypatch, caplog):
     from mlflow_privacy.trainers import plan
 

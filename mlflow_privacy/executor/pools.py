@@ -181,7 +181,9 @@ def run_joblib(job: Job, plan: Plan, groups: Sequence[Group], tick: Callable[[],
     import joblib
 
     parcel, left = pack(job), set(groups)
-    parallel = joblib.Parallel(plan.workers, backend=plan.executor, batch_size=1, return_as="generator_unordered")
+    # As a setting, because only there joblib loads the backends of other packages by their names.
+    with joblib.parallel_config(backend=plan.executor, n_jobs=plan.workers):
+        parallel = joblib.Parallel(batch_size=1, return_as="generator_unordered")
     try:
         for group, result in parallel(joblib.delayed(_named)(parcel, group) for group in groups):
             tick()
