@@ -48,6 +48,14 @@ def remembered_baseline(
     return estimate
 
 
+def _source() -> str:
+    """The baseline's own code, so that a change of it is noticed before the version changes; "" where there is none."""
+    try:
+        return inspect.getsource(blind)
+    except OSError:  # compiled files alone
+        return ""
+
+
 def baseline_key(membership: np.ndarray, *, data_digest: str, seed: int, confidence: float) -> str:
     """SHA-256 of all that the baseline depends on: data, membership, seed, confidence, and its own code."""
     parts = {
@@ -57,7 +65,7 @@ def baseline_key(membership: np.ndarray, *, data_digest: str, seed: int, confide
         "seed": seed,
         "confidence": confidence,
         "version": __version__,
-        "code": inspect.getsource(blind),
+        "code": _source(),
         "scikit-learn": importlib.metadata.version("scikit-learn"),
     }
     return digest(parts)
