@@ -332,14 +332,18 @@ def test_what_cannot_be_sent_is_told(tmp_path):
 
 def test_estimators_start_no_threads_of_their_own_in_a_worker():
     from sklearn.model_selection import GridSearchCV
-    from xgboost import XGBClassifier
 
     search = GridSearchCV(RandomForestClassifier(n_jobs=-1), {"max_depth": [1, 2]}, n_jobs=4)
     limited = with_threads(make_recipe(search, task="classification"), 1).template
     assert (limited.n_jobs, limited.estimator.n_jobs) == (1, 1)
     assert search.n_jobs == 4
-    assert with_threads(make_recipe(XGBClassifier(), task="classification"), 2).template.n_jobs == 2
     assert with_threads(make_recipe(LogisticRegression(), task="classification"), 2).template.n_jobs is None
+
+
+def test_boosting_gets_as_many_threads_as_its_worker():
+    xgboost = pytest.importorskip("xgboost")
+    recipe = make_recipe(xgboost.XGBClassifier(), task="classification")
+    assert with_threads(recipe, 2).template.n_jobs == 2
 
 
 def test_questions_travel_without_the_live_objects_of_the_options():
