@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare_theirs import peak_mb
 
 
 def prepare(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "imports": imported - started,
         "main": ended - imported,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_mb(),
         "timings": report["timings"],
         "train_seconds": target["metrics"]["train_seconds"],
         "audit": target["audit"],
@@ -135,14 +136,6 @@ def every_epoch(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> fl
             batch_size=audit["batch_size"],
         )
     return time.perf_counter() - started
-
-
-def _peak_mb() -> float:
-    """Peak resident set of this process alone (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 if __name__ == "__main__":

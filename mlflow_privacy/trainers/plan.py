@@ -218,18 +218,15 @@ def describe_work(recipe: Recipe, pool: Records, n: int, device: str = "auto") -
 
 def _torch_work(work: Work, recipe: Recipe, pool: Records, device: str) -> Work:
     """With how many modules of a recipe train at once, stacked, and whether they are convolutional."""
-    import torch
-
     from mlflow_privacy.trainers.torch import settings_of
-    from mlflow_privacy.trainers.torch_ensemble import choose
+    from mlflow_privacy.trainers.torch_ensemble_way import choose, has_convolutions
     from mlflow_privacy.trainers.torch_reinit import plain_module
     from mlflow_privacy.trainers.torch_tensors import resolve_device
 
     module = plain_module(recipe.template)
-    convolutions = any(isinstance(sub, torch.nn.modules.conv._ConvNd) for sub in module.modules())
     shape = tuple(getattr(pool.x, "shape", ()))[1:]
     way = choose(module, settings_of(recipe), resolve_device(device), n_models=work.n, record_shape=shape or None)
-    return dataclasses.replace(work, together=way.together, convolutions=convolutions, way=str(way))
+    return dataclasses.replace(work, together=way.together, convolutions=has_convolutions(module), way=str(way))
 
 
 def _bytes(x: Any) -> int:

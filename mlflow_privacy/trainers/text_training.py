@@ -260,18 +260,11 @@ def _on(device: Any) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _threads(work: int, device: Any) -> Iterator[None]:
+def _threads(work: int, device: Any) -> contextlib.AbstractContextManager[object]:
     """One CPU thread for a model whose step is so short that threads would wait for each other most of it."""
-    import torch
+    from mlflow_privacy.trainers.torch_loop import one_thread
 
-    before = torch.get_num_threads()
-    try:
-        if device.type == "cpu" and work < _WORK_FOR_THREADS:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return one_thread() if device.type == "cpu" and work < _WORK_FOR_THREADS else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -23,13 +23,14 @@ from mlflow_privacy.trainers.settings import (
     fault_text,
     read_settings,
 )
-from mlflow_privacy.trainers.torch_ensemble_groups import Halving, Meter, blocks, one_thread, run_groups
+from mlflow_privacy.trainers.torch_ensemble_groups import Halving, Meter, blocks, run_groups
 from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_loop import (
     few_threads,
     fit,
     last_batch,
     make_optimizer,
+    one_thread,
     reproducible,
     step_engine,
     steps_an_epoch,

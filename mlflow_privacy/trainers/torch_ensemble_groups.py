@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.trainers.torch_loop import one_thread
 
 _logger = logging.getLogger(__name__)
 Run = Callable[[Sequence[int]], Mapping[int, torch.nn.Module]]
@@ -105,21 +106,6 @@ def run_groups(groups: Sequence[Sequence[int]], run: Run, workers: int, halving:
         for models in pool.map(lambda group: halving(group, run), groups):
             trained.update(models)
     return trained
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes with one CPU thread, here and in threads that begin meanwhile.
-
-    For much small work: on busy cores the threads of one operation wait for each other, and keep a core busy with it.
-    Initialising a 600-128-100 took 32 ms of CPU time with two threads, 2 ms with one.
-    """
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Meter:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlflow_privacy.trainers.torch_ensemble_dense import ACTIVATIONS, masks, stacked_parameters, unstacked
+from mlflow_privacy.trainers.torch_reinit import has_hooks
 
 _NN = torch.nn
 # Layers that treat each record, or each batch, of one model as they would in a stack, and draw nothing at random.
@@ -43,7 +44,7 @@ def why_not(module: torch.nn.Module) -> str:
         return "layers share parameters"
     if any(not p.requires_grad for _, p in names):
         return "some parameters are frozen"
-    if any(sub._forward_hooks or sub._forward_pre_hooks or sub._backward_hooks for sub in module.modules()):
+    if has_hooks(module):
         return "layers have hooks"
     if any(isinstance(sub, torch.nn.modules.batchnorm._BatchNorm) and not _is_usual(sub) for sub in module.modules()):
         return "batch normalisation has no running statistics, or averages them over all batches"

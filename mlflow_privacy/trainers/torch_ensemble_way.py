@@ -12,6 +12,7 @@ import torch
 from mlflow_privacy.trainers.settings import TorchSettings
 from mlflow_privacy.trainers.torch_ensemble_dense import is_linear
 from mlflow_privacy.trainers.torch_ensemble_modules import why_not
+from mlflow_privacy.trainers.torch_loop import WORK_FOR_THREADS
 
 # Optimizers that treat each weight by itself, so that stacking changes nothing.
 ELEMENTWISE = frozenset({"sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "asgd"})
@@ -19,8 +20,6 @@ _MOST_ON_CPU = 16  # with more a step of 600-128-100 costs no less a model: 1.67
 _MOST_ON_ACCELERATOR = 64
 _MAX_BYTES = 2**31  # of stacked parameters, their gradients and optimizer state
 _SHARE = 0.5  # of an accelerator's free memory for them; the rest is for activations
-# Multiplications of a forward step, about a millisecond on one core: with less, threads wait for Python and each other.
-_WORK_FOR_WORKERS = 2**24
 # Rough figures of a large GPU, not measured: what it reaches in float32, and what the kernels of one layer cost to
 # launch, forward, backward and update.
 _FLOPS, _LAUNCH_SECONDS = 1.5e13, 5e-5
@@ -82,7 +81,7 @@ def choose(
     if reason:
         return Way("one by one", 1, 1, reason)
     most = _fitting(module, device)
-    convolutions = any(isinstance(sub, _CONVOLUTIONS) for sub in module.modules())
+    convolutions = has_convolutions(module)
     if device.type != "cpu":
         gain, reason = _gain(module, settings, record_shape) if convolutions else (math.inf, "layers are dense")
         together = int(min(most, _MOST_ON_ACCELERATOR, gain, n_models or math.inf))
@@ -104,6 +103,15 @@ def group_size(module: torch.nn.Module, settings: TorchSettings, device: torch.d
     return choose(module, settings, device).together
 
 
+def has_convolutions(module: torch.nn.Module) -> bool:
+    """Whether a module has convolutions of any dimension.
+
+    >>> has_convolutions(torch.nn.Conv1d(1, 1, 3)), has_convolutions(torch.nn.Linear(1, 1))
+    (True, False)
+    """
+    return any(isinstance(sub, _CONVOLUTIONS) for sub in module.modules())
+
+
 def _cannot(module: torch.nn.Module, settings: TorchSettings, device: torch.device) -> str:
     """Why a stack would not be the same models; "" if it would."""
     reason = why_not(module)
@@ -115,7 +123,7 @@ def _cannot(module: torch.nn.Module, settings: TorchSettings, device: torch.devi
         return "its forward pass is in bfloat16, which the stack's own is not"
     if settings.optimizer not in ELEMENTWISE:
         return f"the optimizer {settings.optimizer} looks at more than one weight at a time"
-    if not any(is_linear(sub) or isinstance(sub, _CONVOLUTIONS) for sub in module.modules()):
+    if not has_convolutions(module) and not any(map(is_linear, module.modules())):
         return "it has neither dense nor convolutional layers"
     if device.type != "cpu" and any(isinstance(sub, torch.nn.Dropout) and sub.p > 0 for sub in module.modules()):
         return "the dropout masks that a GPU draws depend on the shape of the whole batch"
@@ -139,7 +147,7 @@ def _workers(module: torch.nn.Module, settings: TorchSettings, threads: int, mos
     weights = sum(p.numel() for p in module.parameters())
     n = most * threads if n_models is None else n_models
     share = math.ceil(n / threads)  # models of one stack
-    return min(threads, n) if settings.batch_size * weights * share >= _WORK_FOR_WORKERS else 1
+    return min(threads, n) if settings.batch_size * weights * share >= WORK_FOR_THREADS else 1
 
 
 def _gain(module: torch.nn.Module, settings: TorchSettings, record_shape: tuple[int, ...] | None) -> tuple[float, str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mlflow_privacy.trainers.settings import TorchSettings
+from mlflow_privacy.trainers.torch_reinit import has_hooks
 
 _logger = logging.getLogger(__name__)
 Step = Callable[[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], None]
@@ -49,7 +50,6 @@ def reason_against(
 def unfit(module: torch.nn.Module, settings: TorchSettings, sizes: Sequence[int]) -> str | None:
     """Why a recorded step would not be, or not reliably be, the step itself, or is not worth it."""
     foreign = sorted({type(sub).__name__ for sub in module.modules() if not type(sub).__module__.startswith(_KNOWN)})
-    hooked = any(sub._forward_hooks or sub._forward_pre_hooks or sub._backward_hooks for sub in module.modules())
     steps = sum(settings.epochs * (n // settings.batch_size) for n in sizes)
     if settings.dp is not None:
         return "differential privacy draws batches of varying size"
@@ -57,7 +57,7 @@ def unfit(module: torch.nn.Module, settings: TorchSettings, sizes: Sequence[int]
         return f"the state of this optimizer, {settings.optimizer}, does not begin with zeros"
     if foreign:
         return f"{', '.join(foreign)} may do something else at each step"
-    if hooked:
+    if has_hooks(module):
         return "the module has hooks"
     if steps < _WORTH:
         return f"{steps} full batches are fewer than {_WORTH}"

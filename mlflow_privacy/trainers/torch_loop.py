@@ -25,7 +25,7 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _PROGRESS_STEPS = 50  # a call every so many steps costs nothing and still looks alive
 # Multiplications a forward step, about a millisecond on one core. Below it threads gain little, and where cores are
 # shared with other processes they wait for each other: 600-128-100 in batches of 128 took 39 s with two, 3 s with one.
-_WORK_FOR_THREADS = 2**24
+WORK_FOR_THREADS = 2**24
 _SPATIAL = (torch.nn.modules.conv._ConvNd, torch.nn.RNNBase, torch.nn.MultiheadAttention)  # more work than parameters
 
 
@@ -262,14 +262,25 @@ def reproducible(device: torch.device, precision: str = "auto") -> Iterator[None
 
 
 @contextlib.contextmanager
-def few_threads(model: torch.nn.Module, batch_size: int, device: torch.device) -> Iterator[None]:
-    """One CPU thread for a module whose step is so short that threads would wait for each other most of it."""
+def one_thread() -> Iterator[None]:
+    """Torch computes with one CPU thread, here and in threads that begin meanwhile.
+
+    For much small work: on busy cores the threads of one operation wait for each other, and keep a core busy with it.
+    Initialising a 600-128-100 took 32 ms of CPU time with two threads, 2 ms with one.
+    """
     before = torch.get_num_threads()
-    dense = not any(isinstance(sub, _SPATIAL) for sub in model.modules())
-    work = batch_size * sum(p.numel() for p in model.parameters())
     try:
-        if device.type == "cpu" and dense and work < _WORK_FOR_THREADS:
-            torch.set_num_threads(1)
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def few_threads(
+    model: torch.nn.Module, batch_size: int, device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """One CPU thread for a module whose step is so short that threads would wait for each other most of it."""
+    dense = not any(isinstance(sub, _SPATIAL) for sub in model.modules())
+    work = batch_size * sum(p.numel() for p in model.parameters())
+    short = device.type == "cpu" and dense and work < WORK_FOR_THREADS
+    return one_thread() if short else contextlib.nullcontext()

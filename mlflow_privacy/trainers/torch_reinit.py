@@ -34,6 +34,11 @@ def plain_module(module: torch.nn.Module) -> torch.nn.Module:
             return module
 
 
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether code of the caller's runs before or after a layer's own."""
+    return any(sub._forward_hooks or sub._forward_pre_hooks or sub._backward_hooks for sub in module.modules())
+
+
 def _join(name: str, own: str) -> str:
     return f"{name}.{own}" if name else own
 
