@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from mlflow_privacy.trainers import make_recipe, torch_ensemble, trainer_for
-from mlflow_privacy.trainers.torch_ensemble_way import Way, choose, products
+from mlflow_privacy.trainers.torch_ensemble_way import Way, choose, costs
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo import build_model
 
@@ -57,7 +57,7 @@ def flops(module: nn.Module, shape: tuple[int, ...]) -> int:
         module.eval()(torch.zeros(1, *shape))
     hook.remove()
     module.train()
-    return 2 * (3 * products(module, shape) - of_first[0])
+    return 2 * (3 * costs(module, shape)[0] - of_first[0])
 
 
 def gflops(device: torch.device, clock: Clock, size: int = 1024, repetitions: int = 15) -> float:

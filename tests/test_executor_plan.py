@@ -34,6 +34,7 @@ GPUS = Machine(8, 8, 2**36, ("cuda:0", "cuda:1", "cuda:2"))
     ("work", "machine", "why"),
     [
         (Work("torch", 8, together=8), FOUR, "stacked"),
+        (Work("torch", 8, at_once=4, convolutions=True, way="one by one in 4 threads"), FOUR, "in 4 threads"),
         (Work("callable", 8), FOUR, "train_fn"),
         (Work("transformers", 8), FOUR, "language model"),
         (Work("sklearn", 1), FOUR, "one reference"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -20,6 +21,7 @@ _T = TypeVar("_T")
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 18, 1 << 25
 # Fewer values than this are done before threads have started.
 _THREADED = 1 << 20
+_UNSHARED = 1 << 14  # values that torch computes in the calling thread
 
 
 def namespace(*arrays: Array) -> Any:
@@ -70,6 +72,35 @@ def _threads() -> int:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(min(cores, int(limit)), 1) if limit.isdigit() else cores
+
+
+def exp(x: np.ndarray) -> np.ndarray:
+    """e^x in float64, as a new array in C order, to one unit in the last place; infinity where it overflows.
+
+    NumPy has no vector instructions for it on most CPUs: 10 ns a value, and 3 by torch, which is used where it is
+    loaded already. Equal values give equal results wherever they stand.
+
+    >>> exp(np.array([0.0, 800.0, -np.inf], np.float32)).tolist()
+    [1.0, inf, 0.0]
+    """
+    return _by_torch("exp", x)
+
+
+def log(x: np.ndarray) -> np.ndarray:
+    """log x in float64, as `exp`."""
+    return _by_torch("log", x)
+
+
+def _by_torch(name: Literal["exp", "log"], x: np.ndarray) -> np.ndarray:
+    """A function of each value, by torch if it is loaded, in parts that are too small for threads of its own."""
+    out = np.array(x, np.float64, order="C", copy=True)
+    as_tensor = getattr(sys.modules.get("torch"), "from_numpy", None)
+    if as_tensor is None:
+        with np.errstate(over="ignore", divide="ignore"):
+            return getattr(np, name)(out, out=out)
+    for part in as_tensor(out.reshape(-1)).split(_UNSHARED):
+        getattr(part, f"{name}_")()
+    return out
 
 
 def count_true(mask: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from mlflow_privacy.attacks._arrays import (
     chunks,
     count_true,
     each_chunk,
+    exp,
     log_sigmoid,
     namespace,
     row_sums,
@@ -88,8 +89,7 @@ def _weights(inside: Array, *, online: bool) -> Array:
 
 def one_minus_p(signal: np.ndarray) -> np.ndarray:
     """(n, m) float64 q = 1 − σ(φ), with all its digits where it is small; exp(φ) = inf gives 0, as it should."""
-    with np.errstate(over="ignore"):
-        q = np.exp(signal, dtype=np.float64)
+    q = exp(signal)
     q += 1.0
     return np.divide(1.0, q, out=q)
 

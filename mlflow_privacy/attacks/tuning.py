@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks._arrays import Array, check_signals, each_chunk, in_threads, to_numpy
+from mlflow_privacy.attacks._arrays import Array, check_signals, each_chunk, exp, in_threads, log, to_numpy
 from mlflow_privacy.attacks.averages import log_average
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.stats import log_sigmoid, mann_whitney
@@ -90,7 +90,7 @@ class _StandIn:
     def __init__(self, log_target: np.ndarray, q_out: np.ndarray, log_out: np.ndarray, truth: np.ndarray) -> None:
         self._log_target, self._q_out, self._log_out, self._truth = log_target, q_out, log_out, truth
         self._in_range = min(log_target.min(), log_out.min()) > _SMALLEST_LOG
-        self._p, self._p_out = np.exp(log_target), np.exp(log_out)
+        self._p, self._p_out = exp(log_target), exp(log_out)
 
     def auc(self, a: float) -> float:
         """AUC of the offline ratio with this `a`."""
@@ -170,7 +170,7 @@ def _stand_ins(signal: np.ndarray, inside: np.ndarray, picked: np.ndarray) -> li
         usable[:, s] = counts > 0
         counts = np.maximum(counts, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
-            odds = np.exp(signal[s], dtype=np.float64)
+            odds = exp(signal[s])
             q = outside / (1.0 + odds)
             odds *= q
         p = np.fmin(odds, outside, out=odds)  # inf · 0 is not a number, and 1 is meant
@@ -218,4 +218,4 @@ def _log1p(y: np.ndarray) -> np.ndarray:
     gap = u - 1.0
     exact = gap == 0
     gap += exact
-    return np.log(u) * (y / gap) + y * exact
+    return log(u) * (y / gap) + y * exact

@@ -13,6 +13,7 @@ import torch
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
 from mlflow_privacy.signals.regression import gaussian_outputs
+from mlflow_privacy.trainers.kept_memory import kept_memory
 from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_layout import PROBED, fast_layout, inference_batch, is_convolutional
 from mlflow_privacy.trainers.torch_tensors import (
@@ -143,7 +144,8 @@ def evaluating(module: torch.nn.Module, device: torch.device) -> Iterator[torch.
         if home is not None and home != where:
             module.to(where)
         module.eval()
-        with torch.no_grad():  # not inference_mode: a module may cache a tensor that training needs later
+        keep = kept_memory() if where.type == "cpu" else contextlib.nullcontext()
+        with keep, torch.no_grad():  # not inference_mode: a module may cache a tensor that training needs later
             yield where
     finally:
         for sub, mode in modes.items():

@@ -26,6 +26,7 @@ from mlflow_privacy.trainers import torch_augment as augment
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.fast_resnet_net import FastResNet, patch_statistics
 from mlflow_privacy.trainers.fast_resnet_settings import FastSettings, batches, peak_rate, read_fast_settings, triangle
+from mlflow_privacy.trainers.kept_memory import keeping_memory
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.torch_reinit import plain_module
@@ -94,6 +95,7 @@ class FastResNetTrainer:
     compiled step sees one shape as long as the references have equally many members; another number compiles once more.
     """
 
+    @keeping_memory
     def train(
         self,
         recipe: Recipe,

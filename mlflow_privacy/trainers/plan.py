@@ -46,6 +46,7 @@ class Work:
       kind: of the recipe.
       n: how many references are missing.
       together: how many of them the trainer trains at once on one device; 1 if one by one.
+      at_once: how many networks, or stacks, the trainer trains at the same time in threads of this process.
       pool_bytes: size of the pool's features.
       convolutions: whether the time goes into convolutions, which use threads badly.
       way: the trainer's own, in words.
@@ -54,6 +55,7 @@ class Work:
     kind: str
     n: int
     together: int = 1
+    at_once: int = 1
     pool_bytes: int = 0
     convolutions: bool = False
     way: str = ""
@@ -134,7 +136,7 @@ def make_plan(work: Work, machine: Machine, executor: str = "auto", n_workers: i
         return _spread(work, machine, "loky", many, machine.accelerators, "one worker an accelerator.")
     if machine.accelerators and work.kind in _ON_ACCELERATORS:
         return _here(machine, work, f"one accelerator, {machine.accelerators[0]}{work.way and '; '}{work.way}.")
-    if work.together > 1:
+    if work.together > 1 or work.at_once > 1:
         return _here(machine, work, f"{work.way or f'stacked, up to {work.together}'}; they use all cores.")
     if work.kind == "callable":
         return _here(machine, work, "a train_fn may use anything; ask for executor='loky' if copies of it may run.")
@@ -226,7 +228,10 @@ def _torch_work(work: Work, recipe: Recipe, pool: Records, device: str) -> Work:
     module = plain_module(recipe.template)
     shape = tuple(getattr(pool.x, "shape", ()))[1:]
     way = choose(module, settings_of(recipe), resolve_device(device), n_models=work.n, record_shape=shape or None)
-    return dataclasses.replace(work, together=way.together, convolutions=has_convolutions(module), way=str(way))
+    convolutions = has_convolutions(module)
+    return dataclasses.replace(
+        work, together=way.together, at_once=way.workers, convolutions=convolutions, way=str(way)
+    )
 
 
 def _bytes(x: Any) -> int:

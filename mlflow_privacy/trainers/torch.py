@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -17,6 +18,7 @@ from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.dp import check_module
+from mlflow_privacy.trainers.kept_memory import keeping_memory
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
@@ -115,6 +117,7 @@ class TorchTrainer:
     Initialisation, minibatch order and augmentation are drawn on the CPU from the seed, whatever the device.
     """
 
+    @keeping_memory
     def train(
         self,
         recipe: Recipe,
@@ -149,9 +152,11 @@ class TorchTrainer:
 
             def run(group: Sequence[int], fresh: dict[int, torch.nn.Module] = fresh) -> dict[int, torch.nn.Module]:
                 drawn, report = [int(seeds[i]) for i in group], meter.of(group)
-                if len(group) == 1 and not shared:
+                if len(group) == 1 and (not shared or way.kind == "one by one"):
                     model = fresh[group[0]].to(where)
-                    with seeded(drawn[0]), few_threads(model, settings.batch_size, where):
+                    # Nothing in nets of several threads draws from the generators that all of them share.
+                    own = contextlib.nullcontext() if shared else seeded(drawn[0])
+                    with own, few_threads(model, settings.batch_size, where):
                         fit(
                             model,
                             feeder,
@@ -180,7 +185,7 @@ class TorchTrainer:
                     return dict(zip(group, trained, strict=True))
 
             with reproducible(where, settings.precision):
-                models = run_groups(groups, run, way.workers, halving)
+                models = run_groups(groups, run, way.workers, halving, share=way.kind == "one by one")
             fresh.clear()
             for i in sorted(models):
                 model = models.pop(i)

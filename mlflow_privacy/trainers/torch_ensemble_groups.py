@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from mlflow_privacy.errors import RecipeError
-from mlflow_privacy.trainers.torch_loop import one_thread
+from mlflow_privacy.trainers.torch_loop import cpu_threads
 
 _logger = logging.getLogger(__name__)
 Run = Callable[[Sequence[int]], Mapping[int, torch.nn.Module]]
@@ -95,14 +95,22 @@ class Halving:
         return leave
 
 
-def run_groups(groups: Sequence[Sequence[int]], run: Run, workers: int, halving: Halving) -> dict[int, torch.nn.Module]:
-    """The trained models of all groups, by index; groups in threads of their own, one CPU thread each, if many."""
+def run_groups(
+    groups: Sequence[Sequence[int]], run: Run, workers: int, halving: Halving, *, share: bool = False
+) -> dict[int, torch.nn.Module]:
+    """The trained models of all groups, by index; groups in threads of their own if `workers` is more than 1.
+
+    Args:
+      share: such a thread computes with its part of the CPU's threads, where there are more than groups; else with one.
+    """
     trained: dict[int, torch.nn.Module] = {}
     if workers == 1 or len(groups) == 1:
         for group in groups:
             trained.update(halving(group, run))
         return trained
-    with one_thread(), ThreadPoolExecutor(min(workers, len(groups)), thread_name_prefix="stack") as pool:
+    workers = min(workers, len(groups))
+    each = max(1, torch.get_num_threads() // workers) if share else 1
+    with cpu_threads(each), ThreadPoolExecutor(workers, thread_name_prefix="stack") as pool:
         for models in pool.map(lambda group: halving(group, run), groups):
             trained.update(models)
     return trained

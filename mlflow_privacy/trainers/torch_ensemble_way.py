@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from mlflow_privacy.trainers.plan import free_memory
 from mlflow_privacy.trainers.settings import TorchSettings
 from mlflow_privacy.trainers.torch_ensemble_dense import is_linear
 from mlflow_privacy.trainers.torch_ensemble_modules import why_not
@@ -19,7 +20,8 @@ ELEMENTWISE = frozenset({"sgd", "adam", "adamw", "adamax", "nadam", "radam", "rm
 _MOST_ON_CPU = 16  # with more a step of 600-128-100 costs no less a model: 1.67 ms with 16 and with 24, 2.17 alone
 _MOST_ON_ACCELERATOR = 64
 _MAX_BYTES = 2**31  # of stacked parameters, their gradients and optimizer state
-_SHARE = 0.5  # of an accelerator's free memory for them; the rest is for activations
+_SHARE = 0.5  # of an accelerator's free memory for them; the rest is for activations. Of a CPU's for activations
+_KEPT = 3  # copies of a layer's output while its net trains: itself, its gradient, and what the layer keeps
 # Rough figures of a large GPU, not measured: what it reaches in float32, and what the kernels of one layer cost to
 # launch, forward, backward and update.
 _FLOPS, _LAUNCH_SECONDS = 1.5e13, 5e-5
@@ -33,7 +35,7 @@ class Way:
     Attributes:
       kind: "stacked", several as one network, or "one by one".
       together: models of a stack at most; 1 if one by one.
-      workers: stacks that train at the same time, each in a thread of its own; 1 if one by one.
+      workers: stacks, or single models, that train at the same time, each in a thread of its own.
       reason: why, as a sentence without a full stop.
     """
 
@@ -43,9 +45,9 @@ class Way:
     reason: str
 
     def __str__(self) -> str:
-        if self.kind == "one by one":
-            return f"one by one: {self.reason}"
         threads = f" in each of {self.workers} threads" if self.workers > 1 else ""
+        if self.kind == "one by one":
+            return f"one by one{threads}: {self.reason}"
         return f"stacked, up to {self.together}{threads}: {self.reason}"
 
 
@@ -72,8 +74,9 @@ def choose(
       >>> module = torch.nn.Sequential(torch.nn.Linear(600, 128), torch.nn.Tanh(), torch.nn.Linear(128, 100))
       >>> print(choose(module, settings, torch.device("cpu"), n_models=9, threads=2))
       stacked, up to 5 in each of 2 threads: layers are dense
-      >>> print(choose(torch.nn.Conv2d(1, 1, 3), settings, torch.device("cpu")))
-      one by one: on a CPU convolutions of a stack take longer than one after another
+      >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Flatten(), torch.nn.Linear(5408, 10))
+      >>> print(choose(net, settings, torch.device("cpu"), record_shape=(1, 28, 28), threads=2))
+      one by one in each of 2 threads: on a CPU convolutions of a stack take longer than one after another
     """
     reason = _cannot(module, settings, device)
     if not reason and n_models == 1:
@@ -86,12 +89,14 @@ def choose(
         gain, reason = _gain(module, settings, record_shape) if convolutions else (math.inf, "layers are dense")
         together = int(min(most, _MOST_ON_ACCELERATOR, gain, n_models or math.inf))
         return Way("stacked", together, 1, reason) if together > 1 else Way("one by one", 1, 1, reason)
+    threads = threads or torch.get_num_threads()
     if convolutions:
-        return Way("one by one", 1, 1, "on a CPU convolutions of a stack take longer than one after another")
+        workers = _single_workers(module, settings, threads, n_models, record_shape)
+        return Way("one by one", 1, workers, "on a CPU convolutions of a stack take longer than one after another")
     if most == 1:
         return Way("one by one", 1, 1, "two of these models are too large for one stack")
     most = min(most, _MOST_ON_CPU)
-    workers = _workers(module, settings, threads or torch.get_num_threads(), most, n_models)
+    workers = _workers(module, settings, threads, most, n_models)
     if n_models is not None:
         rounds = math.ceil(n_models / (workers * most))
         most = math.ceil(n_models / (workers * rounds))
@@ -150,33 +155,61 @@ def _workers(module: torch.nn.Module, settings: TorchSettings, threads: int, mos
     return min(threads, n) if settings.batch_size * weights * share >= WORK_FOR_THREADS else 1
 
 
+def _single_workers(
+    module: torch.nn.Module,
+    settings: TorchSettings,
+    threads: int,
+    n_models: int | None,
+    record_shape: tuple[int, ...] | None,
+) -> int:
+    """Convolutional nets that train at the same time.
+
+    A small one takes 137 µs an image where two threads share its layers, 111 where each trains a net of its own.
+    """
+    most = min(threads, n_models or threads)
+    if most == 1 or record_shape is None:
+        return 1
+    if any(isinstance(sub, torch.nn.Dropout) and sub.p > 0 for sub in module.modules()):
+        return 1  # its masks come from the one global generator
+    work, size = costs(module, record_shape)
+    if settings.batch_size * work < WORK_FOR_THREADS:
+        return 1  # Python itself takes most of a step, and only one thread runs it
+    memory = free_memory()
+    if memory is not None:
+        most = min(most, int(_SHARE * memory) // max(_KEPT * settings.batch_size * size, 1))
+    return max(1, most)
+
+
 def _gain(module: torch.nn.Module, settings: TorchSettings, record_shape: tuple[int, ...] | None) -> tuple[float, str]:
     """How many convolutional nets fill a GPU: the time to launch a step's kernels over the time to compute them."""
     if record_shape is None:
         return 1, "the shape of its records is not known"
     layers = sum(1 for sub in module.modules() if any(True for _ in sub.parameters(recurse=False)))
-    work = 6 * settings.batch_size * products(module, record_shape) / _FLOPS
+    work = 6 * settings.batch_size * costs(module, record_shape)[0] / _FLOPS
     gain = layers * _LAUNCH_SECONDS / max(work, 1e-12)
     return (gain, "its layers are too small to fill a GPU") if gain >= 2 else (1, "a layer alone fills the GPU")
 
 
 @torch.no_grad()
-def products(module: torch.nn.Module, record_shape: tuple[int, ...]) -> int:
-    """Multiplications of dense and convolutional layers in one forward pass of one record.
+def costs(module: torch.nn.Module, record_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Multiplications of dense and convolutional layers, and bytes of all layers' outputs, for one record.
 
-    >>> products(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 5)), (1, 4, 4))
-    112
+    >>> costs(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 5)), (1, 4, 4))
+    (112, 84)
     """
-    counted: list[int] = []
+    counted: list[tuple[int, int]] = []
 
-    def count(sub: Any, given: Any, output: torch.Tensor) -> None:
-        each = sub.weight[0].numel()  # products of one output value
-        counted.append(each * output.numel())
+    def count(sub: Any, given: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            multiplies = is_linear(sub) or isinstance(sub, _CONVOLUTIONS)
+            each = sub.weight[0].numel() if multiplies else 0  # products of one output value
+            counted.append((each * output.numel(), output.numel() * output.element_size()))
 
     probe = copy.deepcopy(module).cpu().eval()
     for sub in probe.modules():
-        if is_linear(sub) or isinstance(sub, _CONVOLUTIONS):
+        if not any(True for _ in sub.children()):
             sub.register_forward_hook(count)
     kind = next(p.dtype for p in probe.parameters())
     probe(torch.zeros((1, *record_shape), dtype=kind))
-    return sum(counted)
+    products, sizes = zip(*counted, strict=True)
+    return sum(products), sum(sizes)

@@ -262,18 +262,23 @@ def reproducible(device: torch.device, precision: str = "auto") -> Iterator[None
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def cpu_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many CPU threads, here and in threads that begin meanwhile."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread() -> contextlib.AbstractContextManager[None]:
     """Torch computes with one CPU thread, here and in threads that begin meanwhile.
 
     For much small work: on busy cores the threads of one operation wait for each other, and keep a core busy with it.
     Initialising a 600-128-100 took 32 ms of CPU time with two threads, 2 ms with one.
     """
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return cpu_threads(1)
 
 
 def few_threads(

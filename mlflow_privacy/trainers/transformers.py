@@ -14,6 +14,7 @@ import numpy as np
 from mlflow_privacy.errors import ConfigError, RecipeError, SignalError, StoreError
 from mlflow_privacy.text import LanguageModel, TokenizedText, context_length, padding_id, tokenize, tokenizer_digest
 from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.kept_memory import keeping_memory
 from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.text_base import config_values, is_peft, plain_base, shared_copy, state_digest
 from mlflow_privacy.trainers.text_peft import attach, load_adapter, peft_values, read_peft, save_adapter
@@ -109,6 +110,7 @@ class TransformersTrainer:
     drops before the next one is made.
     """
 
+    @keeping_memory
     def train(
         self,
         recipe: Recipe,

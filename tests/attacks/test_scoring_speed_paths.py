@@ -1,5 +1,6 @@
 """What makes scoring fast changes no number: pairs, threads, chunks, bounds and tables against their plain twins."""
 
+import sys
 import tracemalloc
 
 import numpy as np
@@ -177,3 +178,31 @@ def test_columns_side_by_side_are_a_stack():
     got = _arrays.side_by_side(columns)
     assert got.flags.c_contiguous
     np.testing.assert_array_equal(got, np.stack(columns, axis=1))
+
+
+@pytest.mark.parametrize("name", ["exp", "log"])
+def test_exp_and_log_are_those_of_numpy_with_torch_and_without(name, monkeypatch):
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 300, 40_000), [0.0, np.inf, 5e-324, 709.7, 710.0]])
+    x = np.concatenate([x, -x, [np.nan]]) if name == "exp" else np.concatenate([abs(x), np.exp(-abs(x))])
+    x = x.astype(np.float32)
+    with np.errstate(over="ignore", divide="ignore"):
+        wanted = getattr(np, name)(x, dtype=np.float64)
+    given = x.copy()
+    by_torch = getattr(_arrays, name)(x)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for found in (by_torch, getattr(_arrays, name)(x)):
+        assert found.dtype == np.float64
+        np.testing.assert_array_max_ulp(found[np.isfinite(found)], wanted[np.isfinite(wanted)], maxulp=2)
+        np.testing.assert_array_equal(found[~np.isfinite(found)], wanted[~np.isfinite(wanted)])
+    np.testing.assert_array_equal(x, given)
+
+
+def test_equal_values_have_equal_exponentials_wherever_they_stand():
+    pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(0, 5, (3, 101))
+    turned = np.asfortranarray(x[:, ::-1])
+    np.testing.assert_array_equal(_arrays.exp(x)[:, ::-1], _arrays.exp(turned))
+    alone = np.array([[_arrays.exp(np.array([v]))[0] for v in row] for row in x])
+    np.testing.assert_array_equal(_arrays.exp(x), alone)

@@ -16,6 +16,7 @@ from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers import torch_ensemble_way as ways
 from mlflow_privacy.trainers.settings import parse_settings
 from mlflow_privacy.trainers.torch_ensemble_groups import Halving, blocks
+from mlflow_privacy.trainers.torch_loop import cpu_threads
 from mlflow_privacy.trainers.torch_tensors import compact
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo.models import cnn, lenet, mlp
@@ -36,10 +37,10 @@ def train(n_models, module=MLP, **kwargs):
     return trainer_for(recipe).train(recipe, data, rows, range(n_models), device="cpu", **kwargs)
 
 
-def same(a, b):
+def same(a, b, rtol=1e-5, atol=1e-6):
     for p, q in zip(a, b, strict=True):
         for left, right in zip(p.state_dict().values(), q.state_dict().values(), strict=True):
-            torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(left, right, rtol=rtol, atol=atol)
 
 
 def choose(monkeypatch, *way):
@@ -137,6 +138,67 @@ def test_threads_train_the_same_models_and_put_the_number_of_threads_back(module
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def pictures(n_models, module, **settings):
+    rng = np.random.default_rng(0)
+    x = rng.integers(256, size=(80, 3, 12, 12)).astype(np.uint8)
+    data = Records(x, rng.integers(4, size=80), np.arange(80).astype(str))
+    recipe = make_recipe(module, {**SGD, "augmentation": ["crop", "flip"], **settings}, task="classification", data=data)
+    rows = np.stack([rng.permutation(80) < 40 for _ in range(n_models)])
+    return trainer_for(recipe).train(recipe, data, rows, range(n_models), device="cpu")
+
+
+CONV = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(150, 4))
+
+
+def test_conv_nets_in_threads_are_those_of_one_after_another(monkeypatch):
+    monkeypatch.setattr(ways, "WORK_FOR_THREADS", 1)
+    seen, fit = set(), trainer_module.fit
+
+    def spy(*args, **kwargs):
+        seen.add((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "fit", spy)
+    with cpu_threads(1):
+        alone = list(pictures(5, CONV))
+    assert seen == {("MainThread", 1)}
+    seen.clear()
+    state = torch.random.get_rng_state()
+    with cpu_threads(4):
+        same(pictures(5, CONV), alone, 1e-4, 1e-4)  # sums of another number of threads; seeds make 1e-2
+        assert torch.get_num_threads() == 4
+    # Four at a time with a thread each; the fifth, alone in its block, may use all of them.
+    assert seen == {("stack", 1), ("MainThread", 4)}
+    seen.clear()
+    with cpu_threads(4):
+        same(pictures(2, CONV), alone[:2], 1e-4, 1e-4)
+    assert seen == {("stack", 2)}
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_conv_nets_stay_alone_where_threads_would_share_what_is_not_theirs(monkeypatch):
+    shape = {"record_shape": (3, 32, 32), "threads": 4}
+    large = {**SGD, "batch_size": 64}
+    net = cnn((3, 32, 32), 10)
+    assert way(net, settings=large, **shape).workers == 4
+    assert way(net, settings=large, n_models=3, **shape).workers == 3
+    assert "in each of 4 threads" in str(way(net, settings=large, **shape))
+    drawing = nn.Sequential(net, nn.Dropout(0.5))
+    for other in (
+        way(drawing, settings=large, **shape),  # masks come from the global generator
+        way(net, settings=large, threads=4),  # how large its feature maps are is not known
+        way(net, settings={**SGD, "batch_size": 1}, **shape),  # Python takes most of a step
+        way(net, settings=large, n_models=1, **shape),
+    ):
+        assert (other.kind, other.workers) == ("one by one", 1)
+    assert way(nn.Sequential(net, nn.Dropout(0.0)), settings=large, **shape).workers == 4
+    maps = ways.costs(net, (3, 32, 32))[1]
+    monkeypatch.setattr(ways, "free_memory", lambda: 2 * 3 * 3 * 64 * maps + 1)
+    assert way(net, settings=large, **shape).workers == 3  # half of the memory, for three copies of each map
+    monkeypatch.setattr(ways, "free_memory", lambda: 1)
+    assert way(net, settings=large, **shape).workers == 1
+
+
 def test_progress_of_threads_rises_to_the_whole(monkeypatch):
     choose(monkeypatch, "stacked", 2, 2)
     calls = []
@@ -210,7 +272,7 @@ def test_what_stays_alone_says_why():
 
 def test_multiplications_are_those_of_the_definition():
     net = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 16, 7))
-    assert ways.products(net, (4, 8, 8)) == 6 * 64 * 9 * 2 + 6 * 16 * 7
+    assert ways.costs(net, (4, 8, 8))[0] == 6 * 64 * 9 * 2 + 6 * 16 * 7
 
 
 def test_only_whole_numbers_of_a_byte_are_compacted():
