@@ -1,4 +1,4 @@
-"""One fine-tuning run through transformers' `Trainer`: quiet, seeded, on texts that are padded a batch at a time."""
+"""One fine-tuning run through transformers' `Trainer`: quiet, seeded, on texts that are packed or padded by batches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.text import Objective, TokenizedText, pad_batch
 from mlflow_privacy.trainers.settings import optimizer_class
+from mlflow_privacy.trainers.text_packing import IGNORED, Packing, keeps_texts_apart
 from mlflow_privacy.trainers.text_settings import TextSettings
 
 _logger = logging.getLogger(__name__)
 _WORK_FOR_THREADS = 2**26  # multiplications of a forward pass
-_IGNORED = -100  # the label that no loss counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def fit(
                 model=model,
                 args=arguments,
                 train_dataset=[int(row) for row in rows],  # type: ignore[arg-type]
-                data_collator=lambda batch: collate(data, batch),
+                data_collator=_collator(model, data, rows, size),
                 compute_loss_func=_loss(model, settings, data.objective),
                 callbacks=[_callback(model, report)],
                 optimizers=(optimizer_of(model, settings), None),
@@ -109,6 +109,14 @@ def fit(
         except (ImportError, ValueError) as error:
             raise RecipeError(f"transformers cannot train a {type(model).__name__} so: {error}") from error
     model.zero_grad(set_to_none=True)
+
+
+def _collator(model: Any, data: TextData, rows: np.ndarray, size: int) -> Callable[[list[int]], dict[str, Any]]:
+    """Makes batches: packed where the model keeps texts apart, else padded."""
+    packing = Packing.of(model, data)
+    if size == 1 or not keeps_texts_apart(model, packing, rows):
+        return lambda batch: collate(data, batch)
+    return lambda batch: packing(batch) or collate(data, batch)
 
 
 def total_steps(n: int, settings: TextSettings) -> int:
@@ -137,7 +145,7 @@ def collate(data: TextData, index: list[int], *, side: str = "right") -> dict[st
     if data.labels is not None:
         return {**batch, "labels": torch.from_numpy(np.ascontiguousarray(data.labels[np.asarray(index)]))}
     predicted = counts & (mask.cumsum(1) > 1)
-    return {**batch, "labels": torch.where(predicted, ids, torch.full_like(ids, _IGNORED))}
+    return {**batch, "labels": torch.where(predicted, ids, torch.full_like(ids, IGNORED))}
 
 
 def batch_loss(logits: Any, labels: Any, objective: Objective, *, n: Any = None, smoothing: float = 0.0) -> Any:
@@ -152,7 +160,7 @@ def batch_loss(logits: Any, labels: Any, objective: Objective, *, n: Any = None,
     if objective == "causal_lm":
         labels = labels[:, 1:]
         logits = logits[:, logits.shape[1] - labels.shape[1] - 1 : -1]
-    counted = labels != _IGNORED
+    counted = labels != IGNORED
     total = F.cross_entropy(logits[counted].float(), labels[counted], reduction="sum", label_smoothing=smoothing)
     return total / (counted.sum().clamp(min=1) if n is None else n)
 
@@ -165,7 +173,7 @@ def _loss(model: Any, settings: TextSettings, objective: Objective) -> Callable[
         value = batch_loss(outputs.logits, labels, objective, n=num_items_in_batch, smoothing=settings.label_smoothing)
         if orthogonal is None:
             return value
-        share = 1.0 if num_items_in_batch is None else float((labels != _IGNORED).sum()) / float(num_items_in_batch)
+        share = 1.0 if num_items_in_batch is None else float((labels != IGNORED).sum()) / float(num_items_in_batch)
         return value + share * orthogonal()
 
     return loss

@@ -142,7 +142,9 @@ def pictures(n_models, module, **settings):
     rng = np.random.default_rng(0)
     x = rng.integers(256, size=(80, 3, 12, 12)).astype(np.uint8)
     data = Records(x, rng.integers(4, size=80), np.arange(80).astype(str))
-    recipe = make_recipe(module, {**SGD, "augmentation": ["crop", "flip"], **settings}, task="classification", data=data)
+    recipe = make_recipe(
+        module, {**SGD, "augmentation": ["crop", "flip"], **settings}, task="classification", data=data
+    )
     rows = np.stack([rng.permutation(80) < 40 for _ in range(n_models)])
     return trainer_for(recipe).train(recipe, data, rows, range(n_models), device="cpu")
 
