@@ -144,8 +144,8 @@ def _run(config: ExperimentConfig, place: log_dir.Place) -> ExperimentReport:
     models = {name: build_target(name, prepared[name], train, config.data) for name, train in variants.items()}
     splits = [_split(config, source, index) for index in range(config.run.num_experiments)]
     clock["load data"] = time.perf_counter() - started
-    with _parent_run(config) as parent:
-        _log_config(config, source)
+    with _parent_run(config, source) as parent:
+        _log_config(config)
         targets: list[tuple[TargetReport, TrainSection, Split, Path | None]] = []
         started = time.perf_counter()
         for index, split in enumerate(splits):
@@ -163,8 +163,6 @@ def _run(config: ExperimentConfig, place: log_dir.Place) -> ExperimentReport:
             audits.append(log_dir.Audited(target, train, split, result, weights))
         clock["audit"] = time.perf_counter() - started
         clock = {stage: round(seconds, 3) for stage, seconds in clock.items()}
-        if config.run.time_log:
-            mlflow.log_metrics({f"time/{stage.replace(' ', '_')}": seconds for stage, seconds in clock.items()})
         reports = tuple(audited.report for audited in audits)
         report = ExperimentReport(config.name, parent.info.run_id, parent.info.experiment_id, reports, clock)
         mlflow.log_dict(to_json(report), "experiment.json")
@@ -193,7 +191,7 @@ def _split(config: ExperimentConfig, data: DataSet, experiment: int) -> Split:
 
 
 @contextlib.contextmanager
-def _parent_run(config: ExperimentConfig) -> Iterator[Any]:
+def _parent_run(config: ExperimentConfig, data: DataSet) -> Iterator[Any]:
     """The run above all others: the project's own under `mlflow run`, else a new one in the config's experiment."""
     import mlflow
 
@@ -202,22 +200,23 @@ def _parent_run(config: ExperimentConfig) -> Iterator[Any]:
     adopted = bool(os.environ.get("MLFLOW_RUN_ID")) and not inside
     if wanted and not adopted and not inside:
         mlflow.set_experiment(wanted)
-    with mlflow.start_run(run_name=None if adopted else config.name, nested=inside) as run:
+    tags = {"privacy.role": "experiment", "privacy.data_source": data.source}
+    with mlflow.start_run(run_name=None if adopted else config.name, nested=inside, tags=tags) as run:
         client = mlflow.MlflowClient()
-        experiment = client.get_experiment(run.info.experiment_id)
-        if wanted and experiment.name != wanted:
-            _logger.warning(
-                "run.experiment_name %r is not used: the run that is open belongs to experiment %r. "
-                "Use `mlflow run --experiment-name`.",
-                wanted,
-                experiment.name,
-            )
-        open_as_training(client, experiment)
-        mlflow.set_tag("privacy.role", "experiment")
+        if wanted and (adopted or inside):
+            found = client.get_experiment(run.info.experiment_id).name
+            if found != wanted:
+                _logger.warning(
+                    "run.experiment_name %r is not used: the run that is open belongs to experiment %r. "
+                    "Use `mlflow run --experiment-name`.",
+                    wanted,
+                    found,
+                )
+        open_as_training(client, run.info.experiment_id)
         yield run
 
 
-def _log_config(config: ExperimentConfig, data: Any) -> None:
+def _log_config(config: ExperimentConfig) -> None:
     """The effective config on the parent run: as a file that can be run again, and as parameters to compare by."""
     import mlflow
     import yaml
@@ -226,7 +225,6 @@ def _log_config(config: ExperimentConfig, data: Any) -> None:
     mlflow.log_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), "config.yaml")
     flat = _flat({key: value for key, value in config.model_dump().items()})
     mlflow.log_params({key: str(value)[:500] for key, value in flat.items()})
-    mlflow.set_tag("privacy.data_source", data.source)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -267,8 +265,8 @@ def _train_target(
     live = {"base": template} if isinstance(template, LanguageModel) else {}
     recipe = make_recipe(template, {**settings, **live}, task=task, source="the experiment's config", data=pool)
     suffix = f" #{experiment + 1}" if config.run.num_experiments > 1 else ""
-    with mlflow.start_run(run_name=f"train {variant}{suffix}", nested=True) as run:
-        mlflow.set_tags({"privacy.role": "target", "privacy.variant": variant})
+    tags = {"privacy.role": "target", "privacy.variant": variant}
+    with mlflow.start_run(run_name=f"train {variant}{suffix}", nested=True, tags=tags) as run:
         options = {f"model_options.{key}": value for key, value in train.model_options.items()}
         mlflow.log_params(
             {

@@ -1,3 +1,4 @@
+import collections
 import os
 import shutil
 import socket
@@ -47,6 +48,35 @@ def tracking(tmp_path, monkeypatch, empty_database):
         mlflow.end_run()
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])
+
+
+@pytest.fixture
+def on_server(server):
+    """A client of the server that is this process's too: early releases of MLflow 3 take files from no other."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server)
+    yield mlflow.MlflowClient(server)
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often each method of MLflow's client was called that asks a store something, or logs inputs."""
+    import mlflow
+
+    counts = collections.Counter()
+    names = ("get_run", "get_model_version", "get_logged_model", "search_runs", "search_logged_models")
+    for name in (*names, "list_artifacts", "download_artifacts", "log_inputs"):
+        original = getattr(mlflow.MlflowClient, name)
+
+        def counted(self, *args, _name=name, _original=original, **kwargs):
+            counts[_name] += 1
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(mlflow.MlflowClient, name, counted)
+    return counts
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import RunTag
 from mlflow.models.evaluation.base import EvaluationResult
 
 from mlflow_privacy.audit import audit
@@ -40,14 +42,22 @@ def _terminate_as_exit() -> Iterator[None]:
 def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     """Audits `request.target`, storing references as children of `run_id` and results in it."""
     client = MlflowClient()
-    run = client.get_run(run_id)
-    sweep_dead_runs(client, [run.info.experiment_id])
-    client.set_tag(run_id, "privacy.role", "audit")
-    open_as_training(client, client.get_experiment(run.info.experiment_id))
+    active = mlflow.active_run()
+    experiment_id = (
+        active.info.experiment_id
+        if active is not None and active.info.run_id == run_id
+        else client.get_run(run_id).info.experiment_id
+    )
+    sweep_dead_runs(client, [experiment_id])
+    tags = {"privacy.role": "audit"}
     if request.own_run:
-        client.set_tag(run_id, "mlflow.runName", f"privacy audit of {request.target.model.label}")
-        client.set_tag(run_id, "privacy.process", process_tag())
-    with _terminate_as_exit(), ReferenceStore(client, run.info.experiment_id, run_id) as store:
+        tags |= {
+            "mlflow.runName": f"privacy audit of {request.target.model.label}",
+            "privacy.process": process_tag(),
+        }
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    open_as_training(client, experiment_id)
+    with _terminate_as_exit(), ReferenceStore(client, experiment_id, run_id) as store:
         result = audit(request.target, request.options, store, timings={"lineage": request.seconds})
     paths = publish(
         result,

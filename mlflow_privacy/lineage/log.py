@@ -31,6 +31,9 @@ from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+    from mlflow_privacy.store.fetch import RunFiles
 
 _logger = logging.getLogger(__name__)
 _CONTEXT = {"train": "training", "holdout": "testing", "population": "population"}
@@ -91,6 +94,8 @@ def log_lineage(
     """
     import mlflow
 
+    from mlflow_privacy.store.fetch import RunFiles
+
     client = client or mlflow.MlflowClient()
     if store not in ("copy", "reference"):
         raise LineageError(f'store must be "copy" or "reference", got {store!r}.')
@@ -105,14 +110,18 @@ def log_lineage(
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
     plain = None if recipe is None else plain_recipe(named_base(recipe))
     run_id = _training_run(client, run_id, model_id)
+    active = mlflow.active_run()
+    home = active.info.artifact_uri if active is not None and active.info.run_id == run_id else None
+    files = RunFiles(client, run_id, home)
     folder = manifest_folder(model_id)
-    earlier = read_manifest(client, run_id, folder) or Manifest()
-    entries = dict(earlier.entries)
+    earlier = read_manifest(files, folder) or Manifest()
+    entries, inputs = dict(earlier.entries), []
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         for role, data in given.items():
             rows = {"mask": mask, "row_indices": row_indices, "canaries": canaries} if role == "train" else {}
             columns = {"targets": targets, "text": text, "prompt": prompt}
-            entries[role] = _log_data(client, run_id, folder, Path(local), role, data, columns, store, **rows)
+            entries[role], logged = _log_data(client, files, folder, Path(local), role, data, columns, store, **rows)
+            inputs.append(logged)
         if "train" not in given and (mask is not None or row_indices is not None):
             rows_of = membership_rows(mask, row_indices, None)
             n = None if mask is None else len(np.asarray(mask))
@@ -126,6 +135,8 @@ def log_lineage(
             )
         elif "train" in given:
             entries.pop(SPLIT, None)
+    if inputs:
+        client.log_inputs(run_id, inputs)
     write_manifest(client, run_id, Manifest(entries, earlier.recipe if plain is None else plain), folder)
 
 
@@ -202,7 +213,7 @@ def _training_run(client: Any, run_id: str | None, model_id: str | None) -> str:
 
 def _log_data(
     client: Any,
-    run_id: str,
+    files: RunFiles,
     folder: str,
     local: Path,
     role: str,
@@ -213,8 +224,9 @@ def _log_data(
     mask: Any = None,
     row_indices: Any = None,
     canaries: Any = None,
-) -> Entry:
-    """Logs one data set and returns its entry."""
+) -> tuple[Entry, DatasetInput]:
+    """Logs one data set's files; returns its entry, and the input that is to be logged on the run."""
+    run_id = files.run_id
     targets, text, prompt = columns["targets"], columns["text"], columns["prompt"]
     uri, source = None, None
     if text is not None:
@@ -251,7 +263,7 @@ def _log_data(
         stored = as_table(read_path(path), targets=entry.targets)  # the digest is of what will be read
         client.log_artifact(run_id, str(path), folder)
         entry = dataclasses.replace(entry, file=path.name, sha256=table_digest(stored))
-        source = _artifact_source(client, run_id, f"{folder}/{path.name}")
+        source = _artifact_source(client, files.home, f"{folder}/{path.name}")
     else:
         if uri is not None and not isinstance(data, (str, Path)):
             entry, source = _checked_reference(entry, table, uri, source, role)
@@ -272,8 +284,7 @@ def _log_data(
     if canary_rows is not None:
         file = _log_rows(client, run_id, folder, local, f"{role}_canary", {"canaries": canary_rows})
         entry = dataclasses.replace(entry, canaries=file)
-    _log_input(client, run_id, table, source, name, str(entry.sha256), _CONTEXT[role], entry.targets)
-    return entry
+    return entry, _dataset_input(table, source, name, str(entry.sha256), _CONTEXT[role])
 
 
 def _canary_rows(canaries: Any, n: int) -> np.ndarray:
@@ -328,13 +339,16 @@ def _absolute(uri: str) -> str:
 # --- what MLflow's UI shows --------------------------------------------------------------------------------------
 
 
-def _artifact_source(client: Any, run_id: str, path: str) -> Any:
+def _artifact_source(client: Any, home: str, path: str) -> Any:
     """A dataset source of an artifact that loads on any client which reaches the artifact store.
 
     `runs:/` and `mlflow-artifacts:/` cannot be sources; a proxied artifact has an HTTP address instead. The manifest
     does not depend on it.
+
+    Args:
+      home: the run's artifact URI.
     """
-    root = client.get_run(run_id).info.artifact_uri.rstrip("/")
+    root = home.rstrip("/")
     uri = f"{root}/{path}"
     if urlparse(root).scheme != "mlflow-artifacts":
         return _source_of_uri(uri)
@@ -370,10 +384,8 @@ def _source_of_uri(uri: str | None) -> Any:
             return None
 
 
-def _log_input(
-    client: Any, run_id: str, table: Table, source: Any, name: str, sha256: str, context: str, targets: str | None
-) -> None:
-    """Logs the MLflow dataset input.
+def _dataset_input(table: Table, source: Any, name: str, sha256: str, context: str) -> DatasetInput:
+    """What MLflow's pages show of a data set.
 
     The name is unique to content and run: MLflow keeps the first source of a (name, digest) pair.
     """
@@ -392,4 +404,4 @@ def _log_input(
             dataset = from_numpy(table.x, source=source, targets=table.y, name=name)  # type: ignore[arg-type]
         entity = dataset._to_mlflow_entity()
     tags = [InputTag("mlflow.data.context", context), InputTag("privacy.sha256", sha256)]
-    client.log_inputs(run_id, [DatasetInput(entity, tags)])
+    return DatasetInput(entity, tags)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
+
+if TYPE_CHECKING:
+    from mlflow_privacy.store.fetch import RunFiles
 
 FOLDER = "privacy/lineage"
 FILE = "lineage.json"
@@ -101,19 +104,21 @@ def manifest_folder(model_id: str | None) -> str:
     return f"{FOLDER}/{model_id}" if model_id else FOLDER
 
 
-def read_manifest(client: Any, run_id: str, folder: str = FOLDER) -> Manifest | None:
-    """The manifest in a folder of a run, None if there is none."""
+def read_manifest(files: RunFiles, folder: str = FOLDER, listed: Collection[str] | None = None) -> Manifest | None:
+    """The manifest in a folder of a run, None if there is none; `listed` is what the folder holds, if that is known."""
     path = f"{folder}/{FILE}"
-    if not any(item.path == path for item in client.list_artifacts(run_id, folder)):
+    if path not in (files.listed(folder) if listed is None else listed):
         return None
-    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
-        text = Path(client.download_artifacts(run_id, path, local)).read_text(encoding="utf-8")
-    return Manifest.from_json(text, folder, f"{path} of run {run_id}")
+    with files.local(path) as file:
+        text = file.read_text(encoding="utf-8")
+    return Manifest.from_json(text, folder, f"{path} of run {files.run_id}")
 
 
-def model_manifest(client: Any, run_id: str, model_id: str | None) -> Manifest:
+def model_manifest(files: RunFiles, model_id: str | None) -> Manifest:
     """All that was logged for a model: for its whole run, and over that for itself; empty if nothing was."""
-    found = [read_manifest(client, run_id, folder) for folder in dict.fromkeys((FOLDER, manifest_folder(model_id)))]
+    listed = files.listed(FOLDER)
+    own = manifest_folder(model_id)
+    found = [read_manifest(files, FOLDER, listed), read_manifest(files, own) if own in listed else None]
     merged = Manifest()
     for manifest in found:
         if manifest is not None:

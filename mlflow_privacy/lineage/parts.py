@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +16,9 @@ from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Entry, Manifest, read_canaries, read_rows
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+
+if TYPE_CHECKING:
+    from mlflow_privacy.store.fetch import RunFiles
 
 _logger = logging.getLogger(__name__)
 CONTEXTS = {
@@ -134,17 +136,20 @@ def gather(
     options: AuditOptions,
     manifest: Manifest,
     inputs: Sequence[Input],
-    client: Any,
-    run_id: str | None,
+    files: RunFiles | None,
     problems: Problems,
 ) -> list[Part]:
-    """All parts, each role from the caller, else from the manifest, else from the dataset inputs."""
+    """All parts, each role from the caller, else from the manifest, else from the dataset inputs.
+
+    Args:
+      files: of the source run; None if it is not here, and with it no manifest.
+    """
     entries = manifest.entries
     given = {role: getattr(options, role) for role in ROLES if getattr(options, role) is not None}
     parts: list[Part] = []
     for role, data in given.items():
         try:
-            found = _given_parts(role, data, entries.get(role), options, client, run_id)
+            found = _given_parts(role, data, entries.get(role), options, files)
             parts.extend(part for part in found if part.role == role or part.role not in given)
         except (LineageError, UnsafeError) as error:
             problems.add(role, f"the {role} data that was passed: {error}", error)
@@ -152,7 +157,7 @@ def gather(
         if entry.role in given:
             continue
         try:
-            logged = _manifest_parts(entry, inputs, options, client, run_id)
+            logged = _manifest_parts(entry, inputs, options, files)
             parts.extend(part for part in logged if part.role not in given)
         except (LineageError, UnsafeError) as error:
             role = "train" if entry.role == SPLIT else entry.role
@@ -167,7 +172,7 @@ def gather(
 
 
 def _given_parts(
-    role: str, data: Any, entry: Entry | None, options: AuditOptions, client: Any, run_id: str | None
+    role: str, data: Any, entry: Entry | None, options: AuditOptions, files: RunFiles | None
 ) -> list[Part]:
     """Data that the caller passes; if it is what was logged, it counts as verified and its logged rows are taken."""
     source = "evaluator_config"
@@ -182,12 +187,10 @@ def _given_parts(
         note = f"The {role} data that was passed is not what was logged for this model; it was used all the same."
         return [dataclasses.replace(part, note=note)]
     part = dataclasses.replace(part, digest=entry.sha256, status="verified", targets=options.targets or entry.targets)
-    return _rows_of(part, entry, client, run_id)
+    return _rows_of(part, entry, files)
 
 
-def _manifest_parts(
-    entry: Entry, inputs: Sequence[Input], options: AuditOptions, client: Any, run_id: str | None
-) -> list[Part]:
+def _manifest_parts(entry: Entry, inputs: Sequence[Input], options: AuditOptions, files: RunFiles | None) -> list[Part]:
     """The parts of one manifest entry, verified against its SHA-256."""
     targets = options.targets or entry.targets
     if entry.role == SPLIT:
@@ -198,26 +201,26 @@ def _manifest_parts(
             raise LineageError(
                 f"the membership mask was logged for {entry.n} records, the dataset input {item} has {len(found.table)}"
             )
-        return _rows_of(_part("train", found, "data", item.dataset.name, targets), entry, client, run_id)
-    table, where = _entry_table(entry, inputs, targets, client, run_id)
+        return _rows_of(_part("train", found, "data", item.dataset.name, targets), entry, files)
+    table, where = _entry_table(entry, inputs, targets, files)
     digest = None if entry.sha256 is None else table_digest(table)
     status = "no digest" if digest is None else "verified" if digest == entry.sha256 else "overridden"
     if status == "overridden" and not options.allow_digest_mismatch:
         text = mismatch(where, str(entry.sha256)[:16], str(digest)[:16], logged_rows=entry.n, rows=len(table))
         raise DigestMismatch(text)
     found = Found(table, where, entry.sha256, status)
-    return _rows_of(_part(entry.role, found, entry.role, entry.role, targets), entry, client, run_id)
+    return _rows_of(_part(entry.role, found, entry.role, entry.role, targets), entry, files)
 
 
 def _entry_table(
-    entry: Entry, inputs: Sequence[Input], targets: str | None, client: Any, run_id: str | None
+    entry: Entry, inputs: Sequence[Input], targets: str | None, files: RunFiles | None
 ) -> tuple[Table, str]:
     """The data of a manifest entry and where it was: beside the manifest, at its URI, or at its dataset's source."""
-    if entry.file is not None:
+    if entry.file is not None and files is not None:
         path = f"{entry.folder}/{entry.file}"
-        where = f"{path} of run {run_id}"
-        with loadable(where), tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
-            return as_table(read_path(client.download_artifacts(run_id, path, local)), targets=targets), where
+        where = f"{path} of run {files.run_id}"
+        with loadable(where), files.local(path) as file:
+            return as_table(read_path(file), targets=targets), where
     if entry.uri is not None:
         return as_table(read_uri(entry.uri), targets=targets), entry.uri
     for item in inputs:
@@ -234,17 +237,16 @@ def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) 
     return Part(role, found.table, prefix, name, found.source, found.digest, found.status, targets=targets)
 
 
-def _rows_of(part: Part, entry: Entry, client: Any, run_id: str | None) -> list[Part]:
+def _rows_of(part: Part, entry: Entry, files: RunFiles | None) -> list[Part]:
     """The part itself, or one part per role that its logged row indices name."""
     part = dataclasses.replace(part, text=entry.text, prompt=entry.prompt)
-    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
-        if entry.canaries is not None:
-            path = client.download_artifacts(run_id, f"{entry.folder}/{entry.canaries}", local)
-            part = dataclasses.replace(part, canaries=read_canaries(Path(path), len(part.table)))
-        if entry.rows is None:
-            return [part]
-        path = client.download_artifacts(run_id, f"{entry.folder}/{entry.rows}", local)
-        rows = read_rows(Path(path), len(part.table))
+    if entry.canaries is not None and files is not None:
+        with files.local(f"{entry.folder}/{entry.canaries}") as path:
+            part = dataclasses.replace(part, canaries=read_canaries(path, len(part.table)))
+    if entry.rows is None or files is None:
+        return [part]
+    with files.local(f"{entry.folder}/{entry.rows}") as path:
+        rows = read_rows(path, len(part.table))
     if part.canaries is not None and "holdout" in rows:  # what is neither trained on nor a canary plays no role
         rows["holdout"] = rows["holdout"][np.isin(rows["holdout"], part.canaries)]
     prefix = "data" if len(rows) > 1 else part.prefix

@@ -64,15 +64,18 @@ def resolve_target(
     audited, label = found.model, found.model.uri
     run = None if audited.run_id is None else get_run(client, audited.run_id)
     problems, notes = Problems(), list(found.notes)
-    manifest = Manifest()
+    manifest, files = Manifest(), None
     if run is not None:
+        from mlflow_privacy.store.fetch import RunFiles
+
+        files = RunFiles(client, run.info.run_id, run.info.artifact_uri)
         try:
-            manifest = model_manifest(client, run.info.run_id, audited.model_id)
+            manifest = model_manifest(files, audited.model_id)
         except LineageError as error:  # it may say that only a part of the data was trained on
             problems.add(None, str(error), error)
             problems.fatal = True
     inputs = dataset_inputs(client, run, audited.model_id)
-    parts = gather(options, manifest, inputs, client, audited.run_id, problems)
+    parts = gather(options, manifest, inputs, files, problems)
     params = {} if run is None else dict(run.data.params)
     settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
     records = _records(parts, options, found, problems, (settings.get("text"), settings.get("prompt")))

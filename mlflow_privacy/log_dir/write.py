@@ -29,8 +29,13 @@ from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlflow_privacy.config_sections import ExperimentConfig
     from mlflow_privacy.experiment import ExperimentReport
+    from mlflow_privacy.report.average_tables import Named
+    from mlflow_privacy.store.fetch import RunFiles
+    from mlflow_privacy.types import AuditResult
     from mlflow_privacy.zoo import DataSet
 
 _logger = logging.getLogger(__name__)
@@ -41,11 +46,11 @@ _METRICS = 1000  # in one request
 def write_experiment(
     config: ExperimentConfig, report: ExperimentReport, audits: Sequence[Audited], data: DataSet, place: Place
 ) -> None:
-    """Logs averages over targets to the parent run, which is active; with `run.log_dir` also writes the whole layout.
+    """Logs timings and averages over targets to the parent run, which is active, and writes `run.log_dir` if it is set.
 
-    The parent run gets metrics `average/<variant>/<attack>/…` and the averages' table, arrays and figures below
-    `privacy_meter/report`. With `run.log_dir` it gets the other files too, but for the weights: those of a reference
-    are in its own run, a target is a registered model.
+    The parent run gets metrics `time/<stage>` (where the config asks for them) and `average/<variant>/<attack>/…`, and
+    the averages' table, arrays and figures below `privacy_meter/report`. With `run.log_dir` it gets the other files
+    too, but for the weights: those of a reference are in its own run, a target is a registered model.
 
     Args:
       report: of the experiment.
@@ -56,15 +61,18 @@ def write_experiment(
 
     root = place.scratch / "layout"
     named = [(audited.report.variant, audited.result) for audited in audits]
-    metrics = list(average_flat_metrics(named).items())
+    times = report.timings if config.run.time_log else {}
+    metrics = [(f"time/{stage.replace(' ', '_')}", seconds) for stage, seconds in times.items()]
+    metrics += average_flat_metrics(named).items()
     for start in range(0, len(metrics), _METRICS):
         mlflow.log_metrics(dict(metrics[start : start + _METRICS]))
-    _write_averages(root / "report", config, named)
+    curves = _write_averages(root / "report", config, named)
     models, columns = models_of(audits)
     if place.folder is not None:
-        _write_targets(root / "report" / "exp", audits, data)
+        files_of = _opener(report, models)
+        _write_targets(root / "report" / "exp", audits, data, curves)
         _write_signals(root / "signals", audits, columns, _algorithm(config, audits), data)
-        weights = _move_weights(models, place.scratch, place.scratch / "weights-of-all")
+        weights = _move_weights(models, files_of, place.scratch, place.scratch / "weights-of-all")
         _write_models(root / "models", models, weights, audits, data)
         if config.run.time_log:
             _write(root / "report" / "log_time_analysis.log", time_lines(report.timings, audits).encode())
@@ -74,7 +82,7 @@ def write_experiment(
         return
     for source in sorted((place.scratch / "weights-of-all").glob("*")):
         source.rename(root / "models" / source.name)
-    _write_summary(root, config, report)
+    _write_summary(root, config, report, files_of)
     place.commit(root)
 
 
@@ -114,22 +122,39 @@ def _save(path: Path, array: np.ndarray) -> None:
     np.save(path, array, allow_pickle=False)
 
 
-def _write_averages(folder: Path, config: ExperimentConfig, named: Sequence[tuple[str, Any]]) -> None:
+def _write_averages(folder: Path, config: ExperimentConfig, named: Named) -> tuple[bytes, bytes]:
+    """Table, arrays and figures over all targets; returns the figures, linear and log-log.
+
+    One target alone has nothing to average: its own curves stand there, and say that they are those of one target.
+    """
     _write(folder / "attack_result_average.csv", average_csv(named))
     np.savez(folder / "attack_result_average.npz", **average_arrays(named))
-    title = f"{config.name}: {named[0][0]}" if len({variant for variant, _ in named}) == 1 else config.name
-    for name, log in (("ROC_average.png", False), ("ROC_log_average.png", True)):
-        _write(folder / name, average_figure(named, log=log, title=title))
+    variants = {variant for variant, _ in named}
+    if len(named) == 1:
+        ((variant, result),) = named
+        curves = _curves(result, f"the only target, {variant}")
+    else:
+        title = f"{config.name}: {named[0][0]}" if len(variants) == 1 else config.name
+        curves = average_figure(named, log=False, title=title), average_figure(named, log=True, title=title)
+    for name, curve in zip(("ROC_average.png", "ROC_log_average.png"), curves, strict=True):
+        _write(folder / name, curve)
+    return curves
 
 
-def _write_targets(folder: Path, audits: Sequence[Audited], data: DataSet) -> None:
-    """Figures and arrays of each target's headline attack."""
+def _curves(result: AuditResult, title: str) -> tuple[bytes, bytes]:
+    """A target's curve, linear and log-log."""
+    return target_roc(result, log=False, title=title), target_roc(result, log=True, title=title)
+
+
+def _write_targets(folder: Path, audits: Sequence[Audited], data: DataSet, curves: tuple[bytes, bytes]) -> None:
+    """Figures and arrays of each target's headline attack; `curves` are those of `_write_averages`."""
     for i, audited in enumerate(audits):
         where = audited_rows(audited)
         order = np.argsort(where)
-        title = f"target {i}, {audited.report.variant}"
-        _write(folder / f"ROC_{i}.png", target_roc(audited.result, log=False, title=title))
-        _write(folder / f"ROC_log_{i}.png", target_roc(audited.result, log=True, title=title))
+        if len(audits) > 1:
+            curves = _curves(audited.result, f"target {i}, {audited.report.variant}")
+        _write(folder / f"ROC_{i}.png", curves[0])
+        _write(folder / f"ROC_log_{i}.png", curves[1])
         arrays = target_arrays(audited.result, order, np.asarray(data.records.row_ids)[where[order]])
         np.savez(folder / f"attack_result_{i}.npz", **arrays)
 
@@ -165,18 +190,33 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode()
 
 
-def _move_weights(models: Sequence[Model], scratch: Path, folder: Path) -> list[str | None]:
+def _opener(report: ExperimentReport, models: Sequence[Model]) -> Callable[[str], RunFiles]:
+    """The files of a run, by its id; where those of audits and references are is asked for once and together."""
+    import mlflow
+
+    from mlflow_privacy.store.fetch import RunFiles, homes_of
+
+    client = mlflow.MlflowClient()
+    run_ids = [target.audit_run_id for target in report.targets]
+    run_ids += [model.run_id for model in models if model.role == "reference" and model.run_id]
+    homes = homes_of(client, run_ids, report.experiment_id)
+    return lambda run_id: RunFiles(client, run_id, homes.get(run_id))
+
+
+def _move_weights(
+    models: Sequence[Model], files_of: Callable[[str], RunFiles], scratch: Path, folder: Path
+) -> list[str | None]:
     """Each model's weights as `model_<i>` with the ending of their form (a folder if they are several files).
 
     Returns: their names in `folder`, None for a model without a safe form.
     """
-    import mlflow
-
-    client = mlflow.MlflowClient()
     folder.mkdir()
     names: list[str | None] = []
     for i, model in enumerate(models):
-        source = model.audited.weights if model.role == "target" else _download(client, model.run_id, scratch / f"w{i}")
+        if model.role == "target":
+            source = model.audited.weights
+        else:
+            source = _copied(files_of(model.run_id), scratch / f"w{i}") if model.run_id else None
         files = sorted(path for path in source.rglob("*") if path.is_file()) if source is not None else []
         if source is None or not files:
             names.append(None)
@@ -188,18 +228,19 @@ def _move_weights(models: Sequence[Model], scratch: Path, folder: Path) -> list[
     return names
 
 
-def _download(client: Any, run_id: str, folder: Path) -> Path | None:
+def _copied(files: RunFiles, folder: Path) -> Path | None:
     """A reference run's weights, None if it was stored without."""
-    if not run_id or not client.list_artifacts(run_id, "weights"):
+    if not files.listed("weights"):
         return None
     folder.mkdir()
     with no_artifact_bars():
-        return Path(client.download_artifacts(run_id, "weights", str(folder)))
+        return files.copy("weights", folder)
 
 
-def _write_summary(root: Path, config: ExperimentConfig, report: ExperimentReport) -> None:
+def _write_summary(
+    root: Path, config: ExperimentConfig, report: ExperimentReport, files_of: Callable[[str], RunFiles]
+) -> None:
     """The config, the summary, the timings, and each audit's artifacts."""
-    import mlflow
     import yaml
 
     values = config.model_dump(exclude_unset=True)
@@ -211,4 +252,4 @@ def _write_summary(root: Path, config: ExperimentConfig, report: ExperimentRepor
         for target in report.targets:
             folder = root / config.audit.report_log / f"v{target.version}"
             folder.mkdir(parents=True, exist_ok=True)
-            mlflow.artifacts.download_artifacts(run_id=target.audit_run_id, dst_path=str(folder))
+            files_of(target.audit_run_id).copy("", folder)

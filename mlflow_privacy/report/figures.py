@@ -283,20 +283,23 @@ def _prepare_loglog(axes: Axes, n_members: int, n_nonmembers: int) -> tuple[floa
     return resolution, bottom
 
 
-def _minor_ticks(axes: Axes, axis: Axis, low: float) -> None:
+def _minor_ticks(axes: Axes, axis: Axis, low: float, high: float = 1.0) -> None:
     """The minor ticks between a logarithmic axis' powers of ten as one line of markers.
 
     matplotlib's own are five objects each, hundreds a figure: a third of its time. Where an axis is so short that it
     labels some of them, they stay.
+
+    Args:
+      low, high: ends of the axis; no tick lies above 1.
     """
-    if low > 0.01:
+    if low > 0.01 or high < 0.1:
         return
     from matplotlib.markers import TICKDOWN, TICKLEFT
     from matplotlib.ticker import NullLocator
 
     axis.set_minor_locator(NullLocator())
     places = np.outer(10.0 ** np.arange(np.floor(np.log10(low)), 0), np.arange(2, 10)).ravel()
-    places = places[places >= low * (1 - 1e-9)]
+    places = places[(places >= low * (1 - 1e-9)) & (places <= high * (1 + 1e-9))]
     flat = axis is axes.xaxis
     axes.plot(
         places if flat else np.zeros(len(places)),
@@ -360,7 +363,7 @@ def _draw_histogram(axes: Axes, attack: AttackResult, membership: np.ndarray) ->
     filled = np.concatenate([s[s > 0] for s in shares])
     if filled.size and filled.max() > 0.3 and filled.max() > 20 * np.median(filled):
         axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5 / len(value))
+        _minor_ticks(axes, axes.yaxis, *axes.set_ylim(bottom=0.5 / len(value)))
     else:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(_percent)

@@ -126,6 +126,7 @@ def _environment(kind: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=finish,
+        optimized=False,  # to look for constants takes as long as the rest of compiling, and each process compiles once
     )
 
     def ours(text: str) -> str:

@@ -39,7 +39,24 @@ def result_json(
       'rmia'
     """
     document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
-    return json.dumps(to_json(document), ensure_ascii=False, allow_nan=False)
+    return json_text(to_json(document))
+
+
+def json_text(values: Any) -> str:
+    """A document's JSON values as text."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def without_records(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A document's JSON values as `build_document(..., top=0)` gives them: for a copy that must not name anybody.
+
+    Example:
+      >>> from mlflow_privacy.report.example import example_result
+      >>> result = example_result(n=100)
+      >>> json_text(without_records(json.loads(result_json(result)))) == result_json(result, top=0)
+      True
+    """
+    return {**values, "exposure": {**values["exposure"], "records": []}}
 
 
 def result_schema() -> dict[str, Any]:

@@ -9,18 +9,18 @@ from mlflow.exceptions import MlflowException
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment
 
 _logger = logging.getLogger(__name__)
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 
 
-def open_as_training(client: MlflowClient, experiment: Experiment) -> None:
+def open_as_training(client: MlflowClient, experiment_id: str) -> None:
     """Tags an experiment whose kind nobody chose as one of model training.
 
     Without the tag the pages open it as if it were about generative AI, where models and metrics are hard to find.
     Where it is not allowed, the audit goes on.
     """
+    experiment = client.get_experiment(experiment_id)
     if not experiment.tags.get(_KIND_TAG, "inferred").endswith("inferred"):
         return
     try:

@@ -1,14 +1,23 @@
-"""Files of reference runs, brought here: read in place where the artifact store is a folder, else fetched ahead."""
+"""Files of runs, brought here: read in place where the artifact store is a folder, else fetched, those of references
+ahead.
+
+A run's artifact URI leads straight to its files. MLflow's own `download_artifacts` asks for the run again, twice a
+file, and for logged models of the file's name, and copies what is on this machine already.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
+import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -18,6 +27,87 @@ from mlflow_privacy.errors import StoreError
 from mlflow_privacy.store.quiet import no_artifact_bars
 
 _THREADS, _AHEAD = 8, 16
+_IDS = 100  # run ids in one query
+
+
+def repository_at(client: MlflowClient, home: str) -> Any:
+    """The artifact repository of a run.
+
+    Args:
+      client: of the tracking server that has the run.
+      home: `run.info.artifact_uri`.
+    """
+    uri = add_databricks_profile_info_to_artifact_uri(home, client.tracking_uri)
+    # Early releases of MLflow 3 know one tracking server a process.
+    known = "tracking_uri" in inspect.signature(get_artifact_repository).parameters
+    return get_artifact_repository(uri, **({"tracking_uri": client.tracking_uri} if known else {}))
+
+
+def homes_of(client: MlflowClient, run_ids: Sequence[str], experiment_id: str) -> dict[str, str]:
+    """Artifact URI by run id, of those of the runs that are in one experiment; asked for together."""
+    homes = {}
+    for start in range(0, len(run_ids), _IDS):
+        some = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS])
+        query = f"attributes.run_id IN ({some})"
+        for run in client.search_runs([experiment_id], query, ViewType.ALL, max_results=_IDS):
+            homes[run.info.run_id] = run.info.artifact_uri
+    return homes
+
+
+class RunFiles:
+    """The files of one run, to be read only.
+
+    Args:
+      client: of the tracking server.
+      run_id: of the run.
+      home: `run.info.artifact_uri`; asked for when it is first needed if None.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, home: str | None = None) -> None:
+        self._client, self.run_id, self._home = client, run_id, home
+
+    @functools.cached_property
+    def home(self) -> str:
+        """The artifact URI of the run."""
+        return self._home or self._client.get_run(self.run_id).info.artifact_uri
+
+    @functools.cached_property
+    def _repository(self) -> Any:
+        return repository_at(self._client, self.home)
+
+    def listed(self, parent: str) -> set[str]:
+        """Paths of the files and folders directly below a folder of the run; empty if there is no such folder."""
+        return _listed(self._repository, parent)
+
+    @contextlib.contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        """A file or folder of the run on this machine; what had to be downloaded is deleted afterwards.
+
+        Raises:
+          MlflowException: it is not there, or cannot be fetched.
+        """
+        if isinstance(self._repository, LocalArtifactRepository):
+            yield self._downloaded(path, None)
+            return
+        with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder:
+            yield self.copy(path, Path(folder))
+
+    def copy(self, path: str, folder: Path) -> Path:
+        """A copy of a file or folder of the run, inside `folder`, which is there; "" is the run's whole folder.
+
+        Raises:
+          MlflowException: it is not there, or cannot be fetched.
+        """
+        return self._downloaded(path, str(folder))
+
+    def _downloaded(self, path: str, folder: str | None) -> Path:
+        """What the artifact store gives; without a folder, one on this machine gives the file itself."""
+        try:
+            return Path(self._repository.download_artifacts(path, folder))
+        except MlflowException:
+            raise
+        except Exception as error:  # each kind of artifact store has its own
+            raise MlflowException(f"Run {self.run_id}: {path!r} cannot be downloaded: {error}") from error
 
 
 class Fetcher:
@@ -84,8 +174,7 @@ class Fetcher:
         if run_id not in self._repositories:
             if run_id not in self._homes:
                 self._homes[run_id] = self._client.get_run(run_id).info.artifact_uri
-            uri = add_databricks_profile_info_to_artifact_uri(self._homes[run_id], self._client.tracking_uri)
-            self._repositories[run_id] = get_artifact_repository(uri, tracking_uri=self._client.tracking_uri)
+            self._repositories[run_id] = repository_at(self._client, self._homes[run_id])
         return self._repositories[run_id]
 
     def _start(self, run_id: str, path: str) -> concurrent.futures.Future[Path | None]:

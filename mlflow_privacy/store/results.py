@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
@@ -21,7 +22,7 @@ from mlflow_privacy.report.game_figures import game_figure
 from mlflow_privacy.report.html import render_html, render_markdown
 from mlflow_privacy.report.markdown import brief_verdict, markdown_verdict, replace_block
 from mlflow_privacy.report.pdf import pdf_report
-from mlflow_privacy.report.schema import result_json
+from mlflow_privacy.report.schema import json_text, result_json, without_records
 from mlflow_privacy.report.tables import audit_json, metrics_json, roc_csv, scores_table
 from mlflow_privacy.report.text import (
     blind_differs,
@@ -80,8 +81,10 @@ def publish(
     Returns: URI by path of each artifact of the run, such as "privacy/roc.png".
     """
     run = client.get_run(run_id)
+    _know_inputs(run)
     with tempfile.TemporaryDirectory() as folder:
-        paths = _write_files(result, Path(folder) / FOLDER) + _write_report(result, Path(folder), pdf=True)
+        document = _report_values(result)
+        paths = _write_files(result, Path(folder) / FOLDER) + _write_report(document, Path(folder), pdf=True)
         client.log_artifacts(run_id, folder)
         if log_metrics:
             _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
@@ -90,13 +93,14 @@ def publish(
             model_id = result.model.model_id
             for name in RUN_ONLY:
                 (Path(folder) / name).unlink(missing_ok=True)
-            _write_report(result, Path(folder), top=0)  # without the list of the most exposed records
+            _write_report(without_records(document), Path(folder))
             _attempt(f"artifacts of {model_id}", lambda: client.log_model_artifacts(model_id, folder))
             _attempt(f"tags of {model_id}", lambda: _tag_logged_model(client, model_id, run, result))
     if write_back and result.model.name and result.model.version:
-        label = result.model.label
-        _attempt(f"tags of {label}", lambda: _tag_version(client, run_id, result))
-        _attempt(f"the description of {label}", lambda: _describe_version(client, run, result))
+        label, name, number = result.model.label, result.model.name, result.model.version
+        version = functools.cache(lambda: client.get_model_version(name, number))  # for both, unless it fails
+        _attempt(f"tags of {label}", lambda: _tag_version(client, version().tags, run_id, result))
+        _attempt(f"the description of {label}", lambda: _describe_version(client, version().description, run, result))
     return {path: _uri(run, path) for path in paths}
 
 
@@ -169,18 +173,25 @@ def _write_files(result: AuditResult, folder: Path) -> list[str]:
     return [f"{FOLDER}/{name}" for name in (*content, "scores.parquet")]
 
 
-def _write_report(result: AuditResult, folder: Path, *, top: int = 20, pdf: bool = False) -> list[str]:
-    """The report in all its forms, made from one document; their paths inside the run."""
-    content = result.content if top else None
+def _report_values(result: AuditResult) -> dict[str, Any]:
+    """What the report shows, as JSON values."""
     try:
         limits = result.options.get("thresholds") or {}
-        text = result_json(result, thresholds=limits, slices=result.slices, content=content, top=top)
+        text = result_json(result, thresholds=limits, slices=result.slices, content=result.content)
     except ConfigError as error:  # it is late for that, and the audit itself stands
         _logger.warning("The report shows no limits: %s", error)
-        text = result_json(result, slices=result.slices, content=content, top=top)
-    document = json.loads(text)
+        text = result_json(result, slices=result.slices, content=result.content)
+    return json.loads(text)
+
+
+def _write_report(document: Mapping[str, Any], folder: Path, *, pdf: bool = False) -> list[str]:
+    """The report in all its forms, made from one document's JSON values; their paths inside the run."""
     page = render_html(document)
-    files = {REPORT: page.encode(), REPORT_TEXT: render_markdown(document).encode(), RESULT: text.encode()}
+    files = {
+        REPORT: page.encode(),
+        REPORT_TEXT: render_markdown(document).encode(),
+        RESULT: json_text(document).encode(),
+    }
     printed = pdf_report(page) if pdf else None
     if printed is not None:
         files[REPORT_PDF] = printed
@@ -222,6 +233,19 @@ def _log_metrics(
     ]
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH], synchronous=True)
+
+
+def _know_inputs(run: Run) -> None:
+    """Tells this process's record of the active run which data and models the run has as inputs.
+
+    Whoever logs metrics with a data set compares with that record, as `mlflow.evaluate` does after an audit. Where it
+    lacks the data set or the model, MLflow sends them again, once a metric, in one long request.
+    """
+    import mlflow
+
+    active = mlflow.active_run()
+    if active is not None and active.info.run_id == run.info.run_id and run.inputs is not None:
+        active._inputs = run.inputs
 
 
 def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
@@ -269,9 +293,9 @@ def _tag_logged_model(client: MlflowClient, model_id: str, run: Run, result: Aud
     client.set_logged_model_tags(model_id, {key: value for key, value in tags.items() if value is not None})
 
 
-def _tag_version(client: MlflowClient, run_id: str, result: AuditResult) -> None:
+def _tag_version(client: MlflowClient, old: Mapping[str, str], run_id: str, result: AuditResult) -> None:
+    """Sets the verdict's tags; removes those `old` ones of ours that no longer apply."""
     name, version = str(result.model.name), str(result.model.version)
-    old = client.get_model_version(name, version).tags
     for key, value in _short_tags(result, run_id).items():
         if value is not None:
             client.set_model_version_tag(name, version, key, value)
@@ -279,10 +303,10 @@ def _tag_version(client: MlflowClient, run_id: str, result: AuditResult) -> None
             client.delete_model_version_tag(name, version, key)
 
 
-def _describe_version(client: MlflowClient, run: Run, result: AuditResult) -> None:
+def _describe_version(client: MlflowClient, old: str | None, run: Run, result: AuditResult) -> None:
     """Replaces this package's block in the description; the rest is the owner's."""
     name, version = str(result.model.name), str(result.model.version)
-    description = replace_block(client.get_model_version(name, version).description, _blocks(result, run))
+    description = replace_block(old, _blocks(result, run))
     if description is None:
         _logger.warning(
             "The description of %s has no room for the verdict; its tags and run %s hold it.",

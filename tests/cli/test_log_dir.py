@@ -3,15 +3,19 @@
 import csv
 import json
 import os
+from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from mlflow_privacy import log_dir, zoo
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment import run_experiment
 from mlflow_privacy.experiment_config import parse_config
 from mlflow_privacy.experiment_data import prepare, split_indices
+from mlflow_privacy.log_dir import write
 from mlflow_privacy.log_dir.layout import positions, stored_signal
 from mlflow_privacy.log_dir.place import Place, check_folder
 
@@ -221,6 +225,46 @@ def test_without_a_log_dir_the_parent_run_still_gets_the_averages(tracking, tmp_
     assert {"privacy_meter/report/attack_result_average.csv", "privacy_meter/report/ROC_average.png"} <= found
     assert not any("signals" in name or "models" in name for name in found)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_target_is_drawn_once_and_its_files_are_copied_without_asking_run_by_run(
+    tracking, tmp_path, monkeypatch, calls
+):
+    drawn = []
+    original = write.target_roc
+    monkeypatch.setattr(write, "target_roc", lambda *a, **k: drawn.append(k) or original(*a, **k))
+    report = run_experiment(parse_config(changed(run={"num_experiments": 1}, audit={"num_ref_models": 3})))
+    early = Version(mlflow.__version__) < Version("3.10")  # asks more by itself
+    # Of the targets: by log_model, by evaluate, and before and after an audit.
+    assert calls["get_run"] <= (10 if early else 6)
+    assert calls["search_runs"] <= 5
+    assert not {"list_artifacts", "download_artifacts", "search_logged_models"} & set(calls)
+    out = tmp_path / "out"
+    assert [(one["log"], one["title"]) for one in drawn] == [(log, "the only target, mlp") for log in (False, True)]
+    for name in ("ROC", "ROC_log"):
+        assert (out / f"report/{name}_average.png").read_bytes() == (out / f"report/exp/{name}_0.png").read_bytes()
+    metrics = tracking.get_run(report.run_id).data.metrics
+    assert {key.removeprefix("time/") for key in metrics if key.startswith("time/")} == {
+        "load_data",
+        "train_targets",
+        "audit",
+    }
+    # The weights are copies: whoever changes a file here changes no stored reference.
+    meta = json.loads((out / "models/models_metadata.json").read_text())
+    references = [model for model in meta.values() if model["role"] == "reference"]
+    assert len(references) == 6
+    for model in references:
+        path = out / model["model_path"]
+        (stored,) = Path(tracking.get_run(model["run_id"]).info.artifact_uri.removeprefix("file://")).glob("weights/*")
+        assert stored.read_bytes() == path.read_bytes()
+        assert not stored.samefile(path)
+
+
+def test_the_average_of_two_targets_is_drawn_for_itself(tracking, tmp_path):
+    run_experiment(parse_config(changed(audit={"num_ref_models": 0, "algorithm": "LOSS"})))
+    report = tmp_path / "out/report"
+    pictures = [(report / f"{name}.png").read_bytes() for name in ("ROC_average", "exp/ROC_0", "exp/ROC_1")]
+    assert len(set(pictures)) == 3
 
 
 @pytest.mark.parametrize("name", ["models/models_metadata.json", "signals/x.npy", "report/exp/ROC_0.png"])

@@ -192,6 +192,23 @@ def test_audit_json_repeats_the_audit(registered, tracking):
     assert again.metrics == result.metrics
 
 
+def test_data_and_model_are_sent_once_and_not_once_a_metric(registered, tracking, monkeypatch):
+    sent, original = [], mlflow.MlflowClient.log_inputs
+
+    def counted(self, run_id, datasets=None, models=None):
+        sent.append((len(datasets or []), len(models or [])))
+        return original(self, run_id, datasets, models)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", counted)
+    result = mlflow.evaluate("models:/tree/1", evaluators=["privacy_meter"], evaluator_config=FAST)
+    assert sent == [(1, 1)]
+    inputs = tracking.get_run(result.run_id).inputs
+    assert [item.dataset.name for item in inputs.dataset_inputs] == ["privacy pool"]
+    assert [item.model_id for item in inputs.model_inputs] == [registered[1].model_id]
+    metric = next(m for m in mlflow.get_logged_model(registered[1].model_id).metrics if m.key == "privacy/rmia/auc")
+    assert (metric.run_id, metric.dataset_name) == (result.run_id, "privacy pool")
+
+
 def test_the_dataset_constructor_describes_the_pool(registered, tracking):
     dataset = mlflow.data.from_model_lineage("models:/tree/1")
     train, _ = split()

@@ -106,6 +106,19 @@ def test_the_dataset_inputs_load_through_mlflow_alone(log_model, tracking, train
     assert sources[0] != sources[1]
 
 
+def test_files_on_this_machine_are_read_in_place(log_model, train, holdout, calls):
+    with mlflow.start_run():
+        log_lineage(train=train, holdout=holdout[:20], population=holdout[20:], mask=np.arange(40) % 2 == 0)
+        assert calls == {"log_inputs": 1}
+        info = log_model()
+    loaded = mlflow.pyfunc.load_model(info.model_uri)
+    calls.clear()
+    target = resolve_target(info.model_uri, loaded=loaded)
+    assert calls == {"get_run": 1}
+    assert len(target.pool) == 60
+    assert len(target.population) == 10
+
+
 def test_without_the_manifest_the_dataset_inputs_are_enough(log_model, tracking, train, holdout, tmp_path):
     with mlflow.start_run() as run:
         log_lineage(train=arrays(train), holdout=arrays(holdout))

@@ -19,7 +19,8 @@ def test_the_plugin_passes_its_tests_on_the_lowest_supported_mlflow(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     # MLflow 3.1 itself does not cap SQLAlchemy, whose 2.1 removed a class that it imports.
-    requirements = [f"mlflow=={LOWEST}", "sqlalchemy<2.1", "torch==2.13.0"]
+    # torchvision loads only beside the torch it was built for.
+    requirements = [f"mlflow=={LOWEST}", "sqlalchemy<2.1", "torch==2.14.1", "torchvision==0.29.1"]
     install = [python, "-m", "pip", "install", "--quiet", *requirements, "-e", f"{ROOT}[test]"]
     subprocess.run(install, check=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PYTHON"))}

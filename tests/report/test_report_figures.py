@@ -185,6 +185,23 @@ def test_minor_ticks_are_where_and_as_matplotlib_puts_them(low):
     assert differ.sum() <= 6  # an end of an axis
 
 
+def test_a_histogram_with_one_great_bin_has_minor_ticks_inside_its_axis_alone(result, monkeypatch):
+    drawn, original = [], figures._minor_ticks
+
+    def kept(axes, axis, low, high=1.0):
+        original(axes, axis, low, high)
+        drawn.append((axes.lines[-1].get_ydata(), *axes.get_ylim()))
+
+    monkeypatch.setattr(figures, "_minor_ticks", kept)
+    attack = result.attacks[0]
+    value = np.where(np.arange(len(result.membership)) % 10 < 6, 0.0, attack.scores.value)
+    scores = dataclasses.replace(attack.scores, value=value)
+    score_histograms(dataclasses.replace(result, attacks=(dataclasses.replace(attack, scores=scores),)))
+    ((ticks, low, high),) = drawn
+    assert len(ticks) > 10
+    assert low <= ticks.min() < ticks.max() <= high < 1
+
+
 def test_panels_titles_lie_where_matplotlib_would_put_them(result):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

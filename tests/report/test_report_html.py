@@ -12,6 +12,7 @@ import pytest
 
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.metrics import evaluate_scores
+from mlflow_privacy.report import html
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.html import html_report, markdown_report, render_html
 from mlflow_privacy.report.palette import GROUNDS, SERIES, TEXT, THEMES, contrast
@@ -280,6 +281,19 @@ def test_no_number_on_the_page_that_is_not_in_the_json(form):
 def test_the_comparison_of_numbers_finds_an_invented_one(result):
     page = html_report(result).replace("</footer>", " 0.4242</footer>")
     assert shown_numbers(page) - numbers_of(without_curves(result)) == {"0.4242"}
+
+
+def test_templates_give_the_same_with_their_constants_folded(result):
+    values = json.loads(result_json(result))
+    for kind, name in (("html", "report.html.j2"), ("markdown", "report.md.j2")):
+        plain = html._environment(kind)
+        pages = []
+        for environment in (plain, plain.overlay(optimized=True)):
+            count = iter(range(1000))
+            page = environment.get_template(name).render(d=values, uid=lambda count=count: f"f{next(count)}")
+            pages.append(page)
+        assert pages[0] == pages[1]
+        assert not plain.optimized
 
 
 def test_verdict_comes_first_with_its_figures(page):

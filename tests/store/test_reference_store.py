@@ -188,9 +188,9 @@ def test_references_are_read_in_place_where_the_artifacts_are_a_folder(store, mo
     np.testing.assert_array_equal(store.members(found), MEMBERS)
 
 
-def test_references_on_a_server_come_back_whole_and_each_as_its_own(server, tmp_path, monkeypatch):
+def test_references_on_a_server_come_back_whole_and_each_as_its_own(on_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    client = mlflow.MlflowClient(server)
+    client = on_server
     experiment = client.create_experiment("reference store")
     parent = client.create_run(experiment).info.run_id
     with ReferenceStore(client, experiment, parent) as store:

@@ -16,7 +16,9 @@ from mlflow_privacy.errors import StoreError
 from mlflow_privacy.gate import check_gate, latest_metrics
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.figures import roc_figure, score_histograms
+from mlflow_privacy.report.html import html_report, markdown_report
 from mlflow_privacy.report.markdown import BEGIN, END
+from mlflow_privacy.report.schema import result_json
 from mlflow_privacy.report.text import verdict
 from mlflow_privacy.store import results
 from mlflow_privacy.store.results import NOTE_TAG, evaluation_artifacts, latest_audit, publish
@@ -149,6 +151,39 @@ def test_a_real_logged_model_still_loads_and_carries_no_list_of_members(tracking
     assert "train:" in on_run.read_text()
     assert mlflow.sklearn.load_model(f"models:/real/{version}").predict(X).shape == (4,)
     assert latest_metrics(f"models:/real/{version}")
+
+
+def test_the_models_report_is_the_runs_without_the_list_of_records(tracking, register, audited, plain_result):
+    model = register()
+    run_id, _, result = audited(model)
+    folder = Path(tracking.get_logged_model(model.model_id).artifact_location.removeprefix("file://"))
+    assert (folder / "privacy_report.html").read_text() == html_report(result, top=0)
+    assert (folder / "privacy_report.md").read_text() == markdown_report(result, top=0)
+    assert (folder / "privacy_result.json").read_text() == result_json(result, top=0)
+    on_run = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="privacy_report.html"))
+    assert on_run.read_text() == html_report(result)
+
+
+def test_an_audit_reads_run_version_and_logged_model_once(register, audited, calls):
+    model = register()
+    calls.clear()
+    audited(model)
+    assert {name: n for name, n in calls.items() if name.startswith("get")} == {
+        "get_run": 1,
+        "get_logged_model": 1,
+        "get_model_version": 1,
+    }
+
+
+def test_a_version_that_cannot_be_read_is_tried_again_and_named_twice(register, audited, monkeypatch, heard):
+    def refuse(self, *args):
+        raise MlflowException("no permission")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version", refuse)
+    with heard.at_level(logging.WARNING):
+        audited(register())
+    assert "Could not write tags of credit v1: no permission" in heard.text
+    assert "Could not write the description of credit v1: no permission" in heard.text
 
 
 def test_a_second_audit_replaces_block_and_tags_and_keeps_the_persons_text(tracking, register, audited):
