@@ -65,6 +65,7 @@ def one_step(checkout: Path, step: str, references: int, tool: str) -> dict[str,
 
     Of a tuned `a` the AUC is that of our scoring with it, on the target.
     """
+    import torch  # noqa: F401 (both tools have loaded it by now; ours takes exponentials from it)
     from sklearn.metrics import roc_auc_score
 
     from mlflow_privacy.attacks.rmia import rmia_offline, tune_a
