@@ -8,14 +8,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from mlflow.models.evaluation.base import EvaluationResult
 
 from mlflow_privacy.audit import audit
 from mlflow_privacy.evaluators.call import LISTENER, Request
-from mlflow_privacy.store.experiments import open_as_training
+from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
 
@@ -42,12 +41,7 @@ def _terminate_as_exit() -> Iterator[None]:
 def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     """Audits `request.target`, storing references as children of `run_id` and results in it."""
     client = MlflowClient()
-    active = mlflow.active_run()
-    experiment_id = (
-        active.info.experiment_id
-        if active is not None and active.info.run_id == run_id
-        else client.get_run(run_id).info.experiment_id
-    )
+    experiment_id = (active_run_of(run_id) or client.get_run(run_id)).info.experiment_id
     sweep_dead_runs(client, [experiment_id])
     tags = {"privacy.role": "audit"}
     if request.own_run:

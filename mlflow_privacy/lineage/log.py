@@ -94,6 +94,7 @@ def log_lineage(
     """
     import mlflow
 
+    from mlflow_privacy.store.experiments import active_run_of
     from mlflow_privacy.store.fetch import RunFiles
 
     client = client or mlflow.MlflowClient()
@@ -110,9 +111,8 @@ def log_lineage(
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
     plain = None if recipe is None else plain_recipe(named_base(recipe))
     run_id = _training_run(client, run_id, model_id)
-    active = mlflow.active_run()
-    home = active.info.artifact_uri if active is not None and active.info.run_id == run_id else None
-    files = RunFiles(client, run_id, home)
+    active = active_run_of(run_id)
+    files = RunFiles(client, run_id, None if active is None else active.info.artifact_uri)
     folder = manifest_folder(model_id)
     earlier = read_manifest(files, folder) or Manifest()
     entries, inputs = dict(earlier.entries), []

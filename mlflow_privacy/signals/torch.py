@@ -18,6 +18,7 @@ from mlflow_privacy.trainers.torch_exported import restore_exported
 from mlflow_privacy.trainers.torch_layout import PROBED, fast_layout, inference_batch, is_convolutional
 from mlflow_privacy.trainers.torch_tensors import (
     Feeder,
+    evaluation_mode,
     features,
     first_tensor,
     input_dtype,
@@ -136,20 +137,17 @@ def evaluating(module: torch.nn.Module, device: torch.device) -> Iterator[torch.
 
     A module spread over several devices stays where it is.
     """
-    modes = {sub: sub.training for sub in module.modules()}
     places = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
     home = next(iter(places)) if len(places) == 1 else None
     where = device if len(places) <= 1 else next(module.parameters()).device
     try:
         if home is not None and home != where:
             module.to(where)
-        module.eval()
         keep = kept_memory() if where.type == "cpu" else contextlib.nullcontext()
-        with keep, torch.no_grad():  # not inference_mode: a module may cache a tensor that training needs later
+        # Not inference_mode: a module may cache a tensor that training needs later.
+        with evaluation_mode(module), keep, torch.no_grad():
             yield where
     finally:
-        for sub, mode in modes.items():
-            sub.training = mode
         if home is not None and home != where:
             module.to(home)
 

@@ -31,6 +31,7 @@ from mlflow_privacy.report.text import (
     plain_text,
     verdict,
 )
+from mlflow_privacy.store.experiments import active_run_of
 from mlflow_privacy.types import AuditedModel, AuditResult
 
 if TYPE_CHECKING:
@@ -241,10 +242,8 @@ def _know_inputs(run: Run) -> None:
     Whoever logs metrics with a data set compares with that record, as `mlflow.evaluate` does after an audit. Where it
     lacks the data set or the model, MLflow sends them again, once a metric, in one long request.
     """
-    import mlflow
-
-    active = mlflow.active_run()
-    if active is not None and active.info.run_id == run.info.run_id and run.inputs is not None:
+    active = active_run_of(run.info.run_id)
+    if active is not None and run.inputs is not None:
         active._inputs = run.inputs
 
 

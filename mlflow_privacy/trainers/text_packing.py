@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,19 @@ def rows_of(lengths: Sequence[int], count: int) -> list[list[int]]:
         rows[row].append(i)
         heapq.heapreplace(filled, (size + lengths[i], row))
     return rows
+
+
+def places_of(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> Iterator[tuple[int, int, slice]]:
+    """Each text as its row, its number, and where in the row it lies.
+
+    >>> list(places_of([[1], [0, 2]], [3, 7, 2]))
+    [(0, 1, slice(0, 7, None)), (1, 0, slice(0, 3, None)), (1, 2, slice(3, 5, None))]
+    """
+    for row, texts in enumerate(rows):
+        at = 0
+        for i in texts:
+            yield row, i, slice(at, at + lengths[i])
+            at += lengths[i]
 
 
 def best_rows(lengths: Sequence[int], hidden: int, widest: int) -> list[list[int]] | None:
@@ -99,9 +112,11 @@ class Packing:
 
     def rows(self, index: Sequence[int]) -> list[list[int]] | None:
         """Which of the texts at `index` lie in which row; None where that saves nothing."""
+        return best_rows(self._lengths(index), self.hidden, self.widest)
+
+    def _lengths(self, index: Sequence[int]) -> list[int]:
         places = np.asarray(index, np.int64)
-        lengths = self.data.tokens.offsets[places + 1] - self.data.tokens.offsets[places]
-        return best_rows(lengths.tolist(), self.hidden, self.widest)
+        return (self.data.tokens.offsets[places + 1] - self.data.tokens.offsets[places]).tolist()
 
     def __call__(self, index: Sequence[int]) -> dict[str, Any] | None:
         """A batch as rows of whole texts; None where that saves nothing.
@@ -118,20 +133,17 @@ class Packing:
         rows = self.rows(index)
         if rows is None:
             return None
-        tokens = self.data.tokens
-        spans = [[tokens.offsets[index[i] : index[i] + 2].tolist() for i in row] for row in rows]
-        width = max(sum(stop - start for start, stop in row) for row in spans)
+        tokens, lengths = self.data.tokens, self._lengths(index)
+        width = max(where.stop for _, _, where in places_of(rows, lengths))
         ids = np.full((len(rows), width), self.data.pad_id, np.int64)
         positions, labels = np.zeros_like(ids), np.full_like(ids, IGNORED)
-        for r, row in enumerate(spans):
-            at = 0
-            for start, stop in row:
-                end = at + stop - start
-                ids[r, at:end] = tokens.ids[start:stop]
-                positions[r, at:end] = np.arange(stop - start)
-                labels[r, at + 1 : end] = np.where(tokens.is_response[start + 1 : stop], ids[r, at + 1 : end], IGNORED)
-                at = end
-            positions[r, at:] = np.arange(width - at)
+        for row, i, where in places_of(rows, lengths):
+            text = slice(*tokens.offsets[index[i] : index[i] + 2].tolist())
+            ids[row, where] = tokens.ids[text]
+            positions[row, where] = np.arange(lengths[i])
+            learned = np.where(tokens.is_response[text], tokens.ids[text], IGNORED)
+            labels[row, where.start + 1 : where.stop] = learned[1:]
+            positions[row, where.stop :] = np.arange(width - where.stop)  # filling, or the next text
         batch = {"input_ids": ids, "position_ids": positions, "labels": labels}
         return {**{name: torch.from_numpy(value) for name, value in batch.items()}, "use_cache": False}
 
@@ -147,6 +159,8 @@ def keeps_texts_apart(model: Any, packing: Packing, rows: np.ndarray) -> bool:
     """
     import torch
 
+    from mlflow_privacy.trainers.torch_tensors import evaluation_mode
+
     data = packing.data
     if data.objective != "causal_lm" or not len(rows):
         return False
@@ -161,26 +175,19 @@ def keeps_texts_apart(model: Any, packing: Packing, rows: np.ndarray) -> bool:
     own = lengths[tried].tolist()
     packed = {k: v.to(device) if hasattr(v, "to") else v for k, v in packed.items() if k != "labels"}
     changed = {**packed, "input_ids": _others_turned(packed["input_ids"], rows_tried, own)}
-    modes = {sub: sub.training for sub in model.modules()}
+    fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with evaluation_mode(model), torch.no_grad(), fork:
             alone = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
             together, turned = model(**packed).logits, model(**changed).logits
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, AttributeError) as error:
         _logger.info("Texts are padded: %s", str(error).split("\n")[0])
         return False
-    finally:
-        for sub, mode in modes.items():
-            sub.training = mode
     apart = alone.shape[:2] == ids.shape and together.shape[:2] == packed["input_ids"].shape
-    for row, texts in enumerate(rows_tried if apart else ()):
-        at = 0
-        for i in texts:
-            part = slice(at, at + own[i])
-            apart = apart and _close(together[row, part], alone[i, : own[i]], _TOLERANCE)
-            at += own[i]
-        apart = apart and _close(turned[row, part], together[row, part], _NO_CHANGE)
+    for row, i, where in places_of(rows_tried, own) if apart else ():
+        apart = apart and _close(together[row, where], alone[i, : own[i]], _TOLERANCE)
+        if i == rows_tried[row][-1]:
+            apart = apart and _close(turned[row, where], together[row, where], _NO_CHANGE)
     if not apart:
         _logger.info("Texts are padded: %s does not keep texts of one row apart.", type(model).__name__)
     return apart
@@ -189,11 +196,9 @@ def keeps_texts_apart(model: Any, packing: Packing, rows: np.ndarray) -> bool:
 def _others_turned(ids: torch.Tensor, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> torch.Tensor:
     """The same rows with the tokens of all texts but the last of each row in reverse order."""
     turned = ids.clone()
-    for row, texts in enumerate(rows):
-        at = 0
-        for i in texts[:-1]:
-            turned[row, at : at + lengths[i]] = ids[row, at : at + lengths[i]].flip(0)
-            at += lengths[i]
+    for row, i, where in places_of(rows, lengths):
+        if i != rows[row][-1]:
+            turned[row, where] = ids[row, where].flip(0)
     return turned
 
 

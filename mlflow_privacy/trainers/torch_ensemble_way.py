@@ -20,7 +20,7 @@ ELEMENTWISE = frozenset({"sgd", "adam", "adamw", "adamax", "nadam", "radam", "rm
 _MOST_ON_CPU = 16  # with more a step of 600-128-100 costs no less a model: 1.67 ms with 16 and with 24, 2.17 alone
 _MOST_ON_ACCELERATOR = 64
 _MAX_BYTES = 2**31  # of stacked parameters, their gradients and optimizer state
-_SHARE = 0.5  # of an accelerator's free memory for them; the rest is for activations. Of a CPU's for activations
+_SHARE = 0.5  # of free memory: an accelerator's for them, the rest is for activations; a CPU's for activations
 _KEPT = 3  # copies of a layer's output while its net trains: itself, its gradient, and what the layer keeps
 # Rough figures of a large GPU, not measured: what it reaches in float32, and what the kernels of one layer cost to
 # launch, forward, backward and update.
@@ -164,7 +164,7 @@ def _single_workers(
 ) -> int:
     """Convolutional nets that train at the same time.
 
-    A small one takes 137 µs an image where two threads share its layers, 111 where each trains a net of its own.
+    A small one takes 150 µs an image where two threads share its layers, 137 where each trains a net of its own.
     """
     most = min(threads, n_models or threads)
     if most == 1 or record_shape is None:

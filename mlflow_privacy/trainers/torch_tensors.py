@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -228,6 +230,18 @@ def regression_targets(
     if y.dtype.kind not in "biuf":
         raise error(f"Regression targets must be numbers, got dtype {y.dtype} with {_some(y)}.")
     return torch.from_numpy(y.astype(np.float64)).reshape(len(y), -1).to(dtype)
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; afterwards each submodule is in its own mode again."""
+    modes = {sub: sub.training for sub in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for sub, mode in modes.items():
+            sub.training = mode
 
 
 def first_tensor(output: Any, *, error: type[PrivacyAuditError] = RecipeError) -> torch.Tensor:
