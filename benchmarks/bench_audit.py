@@ -81,8 +81,8 @@ def main() -> None:
     started = time.perf_counter()
     import torch
 
-    from mlflow_privacy.audit import audit
-    from mlflow_privacy.config import AuditOptions
+    from mlflow_privacy.auditing.options import AuditOptions
+    from mlflow_privacy.auditing.pipeline import audit
     from mlflow_privacy.trainers import make_recipe, trainer_for
     from mlflow_privacy.types import AuditedModel, AuditTarget, Records
     from mlflow_privacy.zoo.models import mlp
@@ -115,7 +115,7 @@ def main() -> None:
     )
     options = AuditOptions(num_ref_models=arguments.references, device=arguments.device, progress=False)
     memory = StageMemory()
-    logger = logging.getLogger("mlflow_privacy.audit")
+    logger = logging.getLogger("mlflow_privacy.auditing.pipeline")
     logger.setLevel(logging.INFO)
     logger.addHandler(memory)
     with open_store() if arguments.mlflow else contextlib.nullcontext(None) as store:

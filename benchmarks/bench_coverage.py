@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from mlflow_privacy.blind import blind_baseline
+from mlflow_privacy.auditing.blind import blind_baseline
 from mlflow_privacy.metrics import auc, balanced_accuracy, best_threshold, tally
 from mlflow_privacy.metrics.delong import delong
 from mlflow_privacy.metrics.roc import tpr_interval

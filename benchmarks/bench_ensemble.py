@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from mlflow_privacy.trainers import make_recipe, torch_ensemble, trainer_for
-from mlflow_privacy.trainers.torch_ensemble_way import Way, choose, costs
+from mlflow_privacy.trainers import make_recipe, trainer_for
+from mlflow_privacy.trainers.stacked import ensemble as torch_ensemble
+from mlflow_privacy.trainers.stacked.way import Way, choose, costs
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo import build_model
 

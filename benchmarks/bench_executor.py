@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from mlflow_privacy.auditing.references import NoStore, References, ensure
 from mlflow_privacy.design import Design
 from mlflow_privacy.fingerprint import data_digest
-from mlflow_privacy.references import NoStore, References, ensure
 from mlflow_privacy.signals import model_outputs
 from mlflow_privacy.trainers import make_recipe
 from mlflow_privacy.types import Recipe, Records

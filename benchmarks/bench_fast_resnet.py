@@ -23,7 +23,7 @@ import torch
 
 from mlflow_privacy.signals import model_outputs
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.torch_tensors import resolve_device
+from mlflow_privacy.trainers.torch.tensors import resolve_device
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo import build_model, load_dataset
 from mlflow_privacy.zoo.data import image_statistics

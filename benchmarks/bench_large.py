@@ -23,10 +23,10 @@ from unittest import mock
 
 import numpy as np
 
-from mlflow_privacy.audit import audit
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.pipeline import audit
+from mlflow_privacy.auditing.references import References
 from mlflow_privacy.design import Design
-from mlflow_privacy.references import References
 from mlflow_privacy.trainers import make_recipe
 from mlflow_privacy.types import AuditedModel, AuditResult, AuditTarget, ModelOutputs, Records
 
@@ -110,7 +110,7 @@ def main() -> None:
         return drawn_references(len(pool), count, design)
 
     options = AuditOptions(num_ref_models=args.references, blind_baseline=args.blind, progress=False)
-    with mock.patch("mlflow_privacy.audit.ensure", ensure):
+    with mock.patch("mlflow_privacy.auditing.pipeline.ensure", ensure):
         started = time.perf_counter()
         result = audit(target, options)
     for step, seconds in result.timings.items():

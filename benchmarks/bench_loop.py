@@ -24,10 +24,10 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from mlflow_privacy.trainers import torch_loop
 from mlflow_privacy.trainers.settings import TorchSettings
-from mlflow_privacy.trainers.torch_reinit import reinitialise
-from mlflow_privacy.trainers.torch_tensors import Feeder, resolve_device
+from mlflow_privacy.trainers.torch import loop as torch_loop
+from mlflow_privacy.trainers.torch.reinit import reinitialise
+from mlflow_privacy.trainers.torch.tensors import Feeder, resolve_device
 from mlflow_privacy.zoo import build_model, rescaled
 
 SHAPE, CLASSES = (3, 32, 32), 10

@@ -46,8 +46,8 @@ def main() -> None:
     import mlflow
 
     import mlflow_privacy
-    from mlflow_privacy.experiment import evaluator_options, run_experiment
-    from mlflow_privacy.experiment_config import load_config
+    from mlflow_privacy.experiment.load import load_config
+    from mlflow_privacy.experiment.run import evaluator_options, run_experiment
 
     size = "null" if arguments.data_size is None else str(arguments.data_size)
     overrides = [f"data.data_dir={folder}", f"audit.data_size={size}", "run.log_dir=null", *arguments.set]

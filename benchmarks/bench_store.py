@@ -199,7 +199,7 @@ def register(kind: str, n: int, features: int, classes: int, epochs: int, name: 
     """Trains and registers a target with its lineage: "logistic", "mlp" or "cnn"; returns its URI."""
     import mlflow
 
-    from mlflow_privacy.experiment_models import register_model
+    from mlflow_privacy.experiment.models import register_model
     from mlflow_privacy.lineage import log_lineage
     from mlflow_privacy.trainers import make_recipe, trainer_for
     from mlflow_privacy.types import Records

@@ -152,8 +152,8 @@ def run(arguments: argparse.Namespace) -> Any:
     import torch
     import transformers
 
-    from mlflow_privacy.audit import audit
-    from mlflow_privacy.config import AuditOptions
+    from mlflow_privacy.auditing.options import AuditOptions
+    from mlflow_privacy.auditing.pipeline import audit
     from mlflow_privacy.types import AuditedModel, AuditTarget
 
     stages: dict[str, float] = {}

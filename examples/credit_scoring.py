@@ -17,10 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import mlflow_privacy
-from mlflow_privacy.compare import Comparison, compare
-from mlflow_privacy.gate import check_policy, read_facts
-from mlflow_privacy.policy import parse_policy
-from mlflow_privacy.report.compare_text import comparison_lines
+from mlflow_privacy.decide.compare import Comparison, compare
+from mlflow_privacy.decide.compare_text import comparison_lines
+from mlflow_privacy.decide.gate import check_policy, read_facts
+from mlflow_privacy.decide.policy import parse_policy
 
 FORESTS = {
     "memorises": RandomForestClassifier(n_estimators=60, random_state=0),

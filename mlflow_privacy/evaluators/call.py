@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlflow_privacy.config import AuditOptions, parse_options
+from mlflow_privacy.auditing.options import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.evaluators.hook import EVALUATOR
 from mlflow_privacy.store.quiet import no_artifact_bars
@@ -79,7 +79,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     import mlflow
 
     from mlflow_privacy.evaluators.dataset import LineageDataset
-    from mlflow_privacy.game_audit import check_game
+    from mlflow_privacy.games.audit import check_game
     from mlflow_privacy.games.options import game_options
     from mlflow_privacy.lineage import resolve_target
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from mlflow.models.evaluation.base import EvaluationResult
 
-from mlflow_privacy.audit import audit
+from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.evaluators.call import LISTENER, Request
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.executor.parcel import Parcel, pack, unpack
+from mlflow_privacy.executor.plan import Plan
 from mlflow_privacy.executor.work import Job, Line, Trained, few_threads, work
-from mlflow_privacy.trainers.plan import Plan
 
 _logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5  # between looks at the workers' progress

@@ -1,16 +1,23 @@
 """The questions an audit can ask beyond one record: lower bounds on ε, usage of a data set, membership of a range."""
 
-from mlflow_privacy.games.bounds import EpsilonBound, GuessCurve, Verdict, contradicts
-from mlflow_privacy.games.canaries import canary_coins, mislabel
-from mlflow_privacy.games.dp import (
+from mlflow_privacy.games.dp.bounds import EpsilonBound, GuessCurve, Verdict, contradicts
+from mlflow_privacy.games.dp.canaries import canary_coins, mislabel
+from mlflow_privacy.games.dp.guesses import few_guesses, guess_grid
+from mlflow_privacy.games.dp.many_runs import clopper_pearson_bound, gaussian_dp_bound
+from mlflow_privacy.games.dp.single_run import (
     epsilon_by_guesses,
     one_run,
     one_run_fdp,
     one_run_of_counts,
 )
-from mlflow_privacy.games.dp_many import clopper_pearson_bound, gaussian_dp_bound
-from mlflow_privacy.games.guesses import few_guesses, guess_grid
-from mlflow_privacy.games.range import (
+from mlflow_privacy.games.range.functions import (
+    RANGE_FUNCTIONS,
+    RangeSamples,
+    perturbed_centres,
+    range_function,
+    sample_range,
+)
+from mlflow_privacy.games.range.membership import (
     RANGE_SCORES,
     Trim,
     evaluate_ranges,
@@ -19,21 +26,14 @@ from mlflow_privacy.games.range import (
     trimmed_mean,
     tune_trim,
 )
-from mlflow_privacy.games.range_functions import (
-    RANGE_FUNCTIONS,
-    RangeSamples,
-    perturbed_centres,
-    range_function,
-    sample_range,
-)
-from mlflow_privacy.games.usage import (
+from mlflow_privacy.games.usage.baselines import record_likelihoods, usage_direct, usage_mle
+from mlflow_privacy.games.usage.estimate import (
     UsageEstimate,
     leave_one_out,
     usage_of_guesses,
     usage_threshold,
     usages,
 )
-from mlflow_privacy.games.usage_baselines import record_likelihoods, usage_direct, usage_mle
 
 __all__ = [
     "RANGE_FUNCTIONS",

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from mlflow_privacy.errors import ConfigError
-from mlflow_privacy.games.bounds import Selection
-from mlflow_privacy.games.guesses import Sides
-from mlflow_privacy.games.range import Direction
-from mlflow_privacy.games.range_functions import RANGE_FUNCTIONS
+from mlflow_privacy.games.dp.bounds import Selection
+from mlflow_privacy.games.dp.guesses import Sides
+from mlflow_privacy.games.range.functions import RANGE_FUNCTIONS
+from mlflow_privacy.games.range.membership import Direction
 
 Method = Literal["one_run", "one_run_fdp"]
 Score = Literal["trimmed_mean", "max", "mean"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, RecipeError, UnsafeError
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import Recipe, Records, Task
@@ -59,7 +59,7 @@ def named_base(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     base = recipe.get("base") if isinstance(recipe, Mapping) else None
     live: Any = base.model if isinstance(base, LanguageModel) else base
     if hasattr(live, "state_dict") and hasattr(live, "config"):
-        from mlflow_privacy.trainers.text_base import state_digest
+        from mlflow_privacy.trainers.text.base import state_digest
 
         name = str(getattr(live.config, "_name_or_path", "") or "")
         recipe = {**recipe, "base": _full_path(name) if name else None, "base_digest": state_digest(live)}
@@ -86,7 +86,7 @@ def recipe_settings(
     torch = sys.modules.get("torch")
     is_module = torch is not None and isinstance(native, torch.nn.Module)
     if isinstance(native, LanguageModel):
-        from mlflow_privacy.trainers.text_settings import ALIASES, text_settings_from_params
+        from mlflow_privacy.trainers.text.settings import ALIASES, text_settings_from_params
 
         is_module, from_params = True, text_settings_from_params
     layers = [

@@ -68,7 +68,7 @@ def language_model(model: Any, tokenizer: Any, kind: str = "model") -> LanguageM
 
 def with_settings(native: LanguageModel, settings: Mapping[str, Any], pool: Records) -> LanguageModel:
     """The model with the length its training used, and the columns that the pool has."""
-    from mlflow_privacy.trainers.text_settings import ALIASES
+    from mlflow_privacy.trainers.text.settings import ALIASES
 
     length = next((value for key, value in settings.items() if ALIASES.get(key, key) == "max_length"), None)
     try:

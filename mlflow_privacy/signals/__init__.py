@@ -14,7 +14,7 @@ from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import ModelOutputs, Records, Task
 
 if TYPE_CHECKING:
-    from mlflow_privacy.signals.language_outputs import LanguageAids
+    from mlflow_privacy.signals.language.outputs import LanguageAids
 
 __all__ = ["model_outputs", "residual_scale"]
 
@@ -66,7 +66,7 @@ def model_outputs(
     if batch_size < 1:
         raise SignalError(f"batch_size must be at least 1, got {batch_size}.")
     if isinstance(model, LanguageModel):
-        from mlflow_privacy.signals.language_outputs import classifier_outputs, language_outputs
+        from mlflow_privacy.signals.language.outputs import classifier_outputs, language_outputs
 
         if model.objective == "causal_lm":
             return language_outputs(model, records, device=device, batch_size=batch_size, extras=extras, aids=aids)

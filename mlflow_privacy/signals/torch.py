@@ -13,10 +13,10 @@ import torch
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
 from mlflow_privacy.signals.regression import gaussian_outputs
-from mlflow_privacy.trainers.kept_memory import kept_memory
-from mlflow_privacy.trainers.torch_exported import restore_exported
-from mlflow_privacy.trainers.torch_layout import PROBED, fast_layout, inference_batch, is_convolutional
-from mlflow_privacy.trainers.torch_tensors import (
+from mlflow_privacy.trainers.torch.exported import restore_exported
+from mlflow_privacy.trainers.torch.kept_memory import kept_memory
+from mlflow_privacy.trainers.torch.layout import PROBED, fast_layout, inference_batch, is_convolutional
+from mlflow_privacy.trainers.torch.tensors import (
     Feeder,
     evaluation_mode,
     features,

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from mlflow_privacy.report.compare_html import comparison_html
-from mlflow_privacy.report.compare_text import comparison_lines, comparison_markdown
+from mlflow_privacy.decide.compare_html import comparison_html
+from mlflow_privacy.decide.compare_text import comparison_lines, comparison_markdown
 from mlflow_privacy.report.text import plain_text
 from mlflow_privacy.store.results import FOLDER, NOTE_TAG
 from mlflow_privacy.types import to_json
 
 if TYPE_CHECKING:
-    from mlflow_privacy.compare import Comparison
+    from mlflow_privacy.decide.compare import Comparison
 
 
 def publish_comparison(

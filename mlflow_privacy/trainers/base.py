@@ -65,9 +65,9 @@ class Trainer(Protocol):
 
 _TRAINERS = {
     "sklearn": ("mlflow_privacy.trainers.sklearn", "SklearnTrainer"),
-    "torch": ("mlflow_privacy.trainers.torch", "TorchTrainer"),
-    "fast_resnet": ("mlflow_privacy.trainers.fast_resnet", "FastResNetTrainer"),
-    "transformers": ("mlflow_privacy.trainers.transformers", "TransformersTrainer"),
+    "torch": ("mlflow_privacy.trainers.torch.trainer", "TorchTrainer"),
+    "fast_resnet": ("mlflow_privacy.trainers.fast_resnet.trainer", "FastResNetTrainer"),
+    "transformers": ("mlflow_privacy.trainers.text.trainer", "TransformersTrainer"),
     "callable": ("mlflow_privacy.trainers.callable", "CallableTrainer"),
 }
 
@@ -150,16 +150,16 @@ def make_recipe(
 
         return callable_recipe(train_fn, settings, source=source)
     if isinstance(model, LanguageModel):
-        from mlflow_privacy.trainers.transformers import transformers_recipe
+        from mlflow_privacy.trainers.text.trainer import transformers_recipe
 
         return transformers_recipe(model, settings, task=task, source=source, data=data)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
-        from mlflow_privacy.trainers.torch import torch_recipe
-        from mlflow_privacy.trainers.torch_reinit import plain_module
+        from mlflow_privacy.trainers.torch.reinit import plain_module
+        from mlflow_privacy.trainers.torch.trainer import torch_recipe
 
         if getattr(plain_module(model), "trainer_kind", "") == "fast_resnet":
-            from mlflow_privacy.trainers.fast_resnet import fast_resnet_recipe
+            from mlflow_privacy.trainers.fast_resnet.trainer import fast_resnet_recipe
 
             return fast_resnet_recipe(model, settings, task=task, source=source, data=data)
         return torch_recipe(model, settings, task=task, source=source, data=data)

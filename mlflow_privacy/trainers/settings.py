@@ -404,7 +404,7 @@ def optimizer_faults(name: str, options: Mapping[str, Any]) -> list[str]:
 
     import torch
 
-    from mlflow_privacy.trainers.torch_optimizers import without_compiler
+    from mlflow_privacy.trainers.torch.optimizers import without_compiler
 
     cls = optimizer_class(name)
     if cls is None:

@@ -260,7 +260,7 @@ def _pickled(spec: Cifar, folder: Path) -> dict[str, np.ndarray]:
                 "Delete it, and download it again."
             )
 
-    from mlflow_privacy.safe_pickle import read_pickle
+    from mlflow_privacy.privacy_meter.safe_pickle.reader import read_pickle
 
     def read(files: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
         batches: list[Any] = [read_pickle(folder / file, encoding="bytes") for file in files]

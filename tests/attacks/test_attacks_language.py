@@ -237,7 +237,7 @@ def leak():
 @pytest.mark.parametrize("name", ["loss", "min_k", "min_k_plus", "base_ratio", "zlib"])
 def test_texts_learnt_by_heart_top_the_list(leak, name):
     from mlflow_privacy.signals import model_outputs
-    from mlflow_privacy.signals.language_outputs import LanguageAids
+    from mlflow_privacy.signals.language.outputs import LanguageAids
 
     target, base, records, member = leak
     keys = extra_signals([name])

@@ -8,8 +8,8 @@ import types
 import pytest
 from click.testing import CliRunner
 
-from mlflow_privacy import __version__, console
-from mlflow_privacy.cli import main
+from mlflow_privacy import __version__
+from mlflow_privacy.cli import console, main
 from mlflow_privacy.errors import LineageError
 
 METRICS = {
@@ -127,7 +127,7 @@ def test_a_bug_shows_its_traceback_and_is_no_breach(call, monkeypatch):
     def fail(*args, **kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", fail)
+    monkeypatch.setattr("mlflow_privacy.decide.gate.latest_metrics", fail)
     result = call("gate", "models:/m/1", "--max", "rmia/auc=0.6")
     assert result.exit_code == 2
     assert "ZeroDivisionError" in result.stderr
@@ -144,21 +144,21 @@ def test_a_bug_shows_its_traceback_and_is_no_breach(call, monkeypatch):
     ],
 )
 def test_gate_exits_with_1_and_a_line_per_breach(call, monkeypatch, args, code, text):
-    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    monkeypatch.setattr("mlflow_privacy.decide.gate.latest_metrics", lambda uri: METRICS)
     result = call("gate", "models:/m/1", *args)
     assert result.exit_code == code, result.output
     assert text in result.output
 
 
 def test_gate_prints_every_breach(call, monkeypatch):
-    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    monkeypatch.setattr("mlflow_privacy.decide.gate.latest_metrics", lambda uri: METRICS)
     result = call("gate", "models:/m/1", "--max", "rmia/auc=0.6", "--max", "rmia/tpr_at_fpr_0.01=0.01")
     assert len(result.stdout.strip().splitlines()) == 2
 
 
 @pytest.mark.parametrize("limit", ["rmia/auc", "rmia/auc=x", "=0.5", "rmia/auc=nan", "rmai/auc=0.6"])
 def test_a_gate_that_cannot_be_answered_exits_with_2(call, monkeypatch, limit):
-    monkeypatch.setattr("mlflow_privacy.gate.latest_metrics", lambda uri: METRICS)
+    monkeypatch.setattr("mlflow_privacy.decide.gate.latest_metrics", lambda uri: METRICS)
     assert call("gate", "models:/m/1", "--max", limit).exit_code == 2
 
 
@@ -169,7 +169,7 @@ def test_a_gate_without_limits_is_a_usage_error(call):
 @pytest.fixture
 def ran(monkeypatch):
     """Stands in for the experiment: keeps the config that the command line made."""
-    from mlflow_privacy import experiment
+    from mlflow_privacy.experiment import run as experiment
 
     seen = []
 

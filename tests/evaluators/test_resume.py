@@ -144,7 +144,7 @@ def test_another_recipe_or_seed_trains_its_own_references(registered, tracking):
 
 
 def test_a_repeated_audit_does_no_inference_for_references(registered, tracking, monkeypatch):
-    import mlflow_privacy.asking as pipeline
+    import mlflow_privacy.auditing.questions as pipeline
 
     first = mlflow_privacy.evaluate("models:/tree/1", **OPTIONS)
     calls = []

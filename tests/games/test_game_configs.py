@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from mlflow_privacy.cli import main
 from mlflow_privacy.errors import ConfigError
-from mlflow_privacy.experiment import evaluator_options
-from mlflow_privacy.experiment_config import load_config, parse_config
-from mlflow_privacy.experiment_data import split_indices
-from mlflow_privacy.experiment_games import game_of
+from mlflow_privacy.experiment.data import split_indices
+from mlflow_privacy.experiment.games import game_of
+from mlflow_privacy.experiment.load import load_config, parse_config
+from mlflow_privacy.experiment.run import evaluator_options
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "games"
 DIGITS = [
@@ -125,7 +125,7 @@ def fitting_words(folder, texts):
     """Share of replaced words that may stand where they were put."""
     from tiny_text import WORDS
 
-    from mlflow_privacy.signals.language_neighbours import MaskedModel, neighbours
+    from mlflow_privacy.signals.language.neighbours import MaskedModel, neighbours
     from mlflow_privacy.zoo.transformers_models import load_masked
 
     masked = MaskedModel(*load_masked(str(folder), None))

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from mlflow_privacy.audit import audit
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.errors import ConfigError, DesignError
-from mlflow_privacy.games.dp_game import play_dp
+from mlflow_privacy.games.dp.game import play_dp
 from mlflow_privacy.games.options import DpOptions, RangeOptions, UsageOptions, game_faults, game_options
-from mlflow_privacy.games.range_game import RangePart, play_range
-from mlflow_privacy.games.usage_game import play_usage
+from mlflow_privacy.games.range.game import RangePart, play_range
+from mlflow_privacy.games.usage.game import play_usage
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.game_figures import game_figure
 from mlflow_privacy.trainers import make_recipe
@@ -282,7 +282,7 @@ def test_records_that_always_train_are_in_every_reference_and_nobody_asks_about_
 
 
 def test_range_points_depend_on_pool_and_seed_and_not_on_members():
-    from mlflow_privacy.game_audit import plan_game
+    from mlflow_privacy.games.audit import plan_game
 
     target = make_target()
     options = with_game("range")
@@ -293,7 +293,7 @@ def test_range_points_depend_on_pool_and_seed_and_not_on_members():
 
 
 def test_missing_values_are_drawn_for_the_columns_that_are_asked():
-    from mlflow_privacy.game_audit import plan_game
+    from mlflow_privacy.games.audit import plan_game
 
     target = make_target()
     options = with_game("range", function="missing_values", num_missing=2, col_ranges=[[0, 1], [5, 6]], n_samples=3)
@@ -306,7 +306,7 @@ def test_missing_values_are_drawn_for_the_columns_that_are_asked():
 
 
 def test_a_ball_that_holds_a_training_record_is_a_member_whatever_its_centre():
-    from mlflow_privacy.game_audit import _hits
+    from mlflow_privacy.games.audit import _hits
 
     pool = Records(np.array([[0.0], [1.0], [5.0]]), np.zeros(3), np.arange(3).astype(str))
     rows = np.array([[True, False], [False, False], [False, True]])
@@ -345,7 +345,7 @@ def test_all_faults_of_the_options_are_told_at_once():
 
 @pytest.mark.parametrize(("game", "options"), [("dp", {"canaries": "all"}), ("range", {})])
 def test_an_attack_that_does_not_run_is_refused_before_anything_is_trained(game, options, monkeypatch):
-    import mlflow_privacy.audit as pipeline
+    import mlflow_privacy.auditing.pipeline as pipeline
 
     monkeypatch.setattr(pipeline, "ensure", lambda *_, **__: pytest.fail("references were trained"))
     with pytest.raises(ConfigError, match="zlib"):

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from sklearn.linear_model import LogisticRegression
 
 import mlflow_privacy
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.cli import main
-from mlflow_privacy.config import AuditOptions
 from mlflow_privacy.errors import ConfigError, LineageError
 from mlflow_privacy.games import canary_coins
 from mlflow_privacy.lineage import resolve_target

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from mlflow_privacy.errors import ConfigError, DesignError
-from mlflow_privacy.games import range_functions
-from mlflow_privacy.games.range import (
+from mlflow_privacy.games.range import functions as range_functions
+from mlflow_privacy.games.range.functions import RANGE_FUNCTIONS, perturbed_centres, range_function, sample_range
+from mlflow_privacy.games.range.membership import (
     RANGE_SCORES,
     Trim,
     evaluate_ranges,
@@ -17,7 +18,6 @@ from mlflow_privacy.games.range import (
     trimmed_mean,
     tune_trim,
 )
-from mlflow_privacy.games.range_functions import RANGE_FUNCTIONS, perturbed_centres, range_function, sample_range
 from mlflow_privacy.types import Records, Scores
 
 

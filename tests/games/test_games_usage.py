@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.games.usage import (
+from mlflow_privacy.games.usage.baselines import record_likelihoods, usage_direct, usage_mle
+from mlflow_privacy.games.usage.estimate import (
     default_correlation,
     leave_one_out,
     usage,
@@ -14,7 +15,6 @@ from mlflow_privacy.games.usage import (
     usage_threshold,
     usages,
 )
-from mlflow_privacy.games.usage_baselines import record_likelihoods, usage_direct, usage_mle
 
 SHARES = np.linspace(0, 1, 11)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage import log_lineage, resolve_target
 

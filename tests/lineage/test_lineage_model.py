@@ -4,7 +4,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import ConfigError, LineageError
 from mlflow_privacy.lineage import log_lineage, resolve_model, resolve_target
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_text import make_language_model, make_model, make_records, make_tokenizer
 
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, SignalError
 from mlflow_privacy.fingerprint import data_digest, recipe_digest, record_keys
 from mlflow_privacy.lineage import log_lineage, resolve_model, resolve_target
@@ -24,7 +24,7 @@ from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.text_model import language_model, text_model
 from mlflow_privacy.text import LanguageModel, TokenizedText, pad_batch, tokenize, tokenizer_digest
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.text_base import is_peft, state_digest
+from mlflow_privacy.trainers.text.base import is_peft, state_digest
 
 SETTINGS = {"epochs": 1, "batch_size": 4, "learning_rate": 5e-3, "max_length": 20}
 LORA = {"type": "lora", "r": 2, "target_modules": ["c_attn"], "fan_in_fan_out": True}

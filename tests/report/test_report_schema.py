@@ -45,8 +45,8 @@ def test_results_are_valid(validator):
 def test_an_audit_of_a_real_model_is_valid(validator):
     from sklearn.tree import DecisionTreeClassifier
 
-    from mlflow_privacy.audit import audit
-    from mlflow_privacy.config import AuditOptions
+    from mlflow_privacy.auditing.options import AuditOptions
+    from mlflow_privacy.auditing.pipeline import audit
     from mlflow_privacy.report.html import html_report
     from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 

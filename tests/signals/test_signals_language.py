@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.language import (
+from mlflow_privacy.signals.language.likelihood import (
     TokenLogProbs,
     lowest_mean,
     mean_log_prob,
@@ -23,7 +23,7 @@ from mlflow_privacy.signals.language import (
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from mlflow_privacy.signals.torch_language import _checked_head, _sequences, masked_log_probs, token_log_probs  # noqa: E402
+from mlflow_privacy.signals.language.torch import _checked_head, _sequences, masked_log_probs, token_log_probs  # noqa: E402
 
 BIGRAM = [[0.75, 0.25], [0.5, 0.5]]
 
@@ -118,7 +118,7 @@ def test_batch_size_and_company_change_nothing(make):
 
 
 def test_small_chunks_change_nothing(monkeypatch):
-    from mlflow_privacy.signals import torch_language
+    from mlflow_privacy.signals.language import torch as torch_language
 
     texts = random_texts()
     for model in (tiny_gpt2(), Bigram(np.random.default_rng(0).dirichlet(np.ones(61), 61).tolist())):

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-from mlflow_privacy.signals.language_neighbours import MaskedModel, neighbours  # noqa: E402
-from mlflow_privacy.signals.language_outputs import _COMPUTE, LanguageAids, computable, language_outputs  # noqa: E402
+from mlflow_privacy.signals.language.neighbours import MaskedModel, neighbours  # noqa: E402
+from mlflow_privacy.signals.language.outputs import _COMPUTE, LanguageAids, computable, language_outputs  # noqa: E402
 from mlflow_privacy.text import LanguageModel  # noqa: E402
 
 P = {"a": {"a": 0.75, "A": 0.25}, "A": {"a": 0.5, "A": 0.5}}  # next word after the last

@@ -70,7 +70,7 @@ def test_queries_show_what_a_pixel_by_pixel_copy_shows(mode, dtype):
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])
 def test_every_query_is_an_image_that_training_shows(mode):
-    from mlflow_privacy.trainers.torch_augment import apply
+    from mlflow_privacy.trainers.torch.augment import apply
 
     x = images(1).x
     options = {**ALL, "crop_mode": mode}

@@ -12,8 +12,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
+from mlflow_privacy.decide.gate import check_gate, latest_metrics
 from mlflow_privacy.errors import StoreError
-from mlflow_privacy.gate import check_gate, latest_metrics
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.figures import roc_figure, score_histograms
 from mlflow_privacy.report.html import html_report, markdown_report

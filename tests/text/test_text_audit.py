@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_text import END, WORDS, make_language_model, make_records, make_texts, make_tokenizer
 
-from mlflow_privacy.audit import audit
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.lineage import log_lineage
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.trainers import make_recipe, text_memory, trainer_for
+from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.seeding import seeded
+from mlflow_privacy.trainers.text import memory as text_memory
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 
 WHOLE = {"epochs": 12, "batch_size": 20, "learning_rate": 8e-3, "max_length": 24}

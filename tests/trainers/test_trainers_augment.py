@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlflow_privacy.trainers.torch_augment import apply, draw
+from mlflow_privacy.trainers.torch.augment import apply, draw
 
 IMAGES = torch.arange(1, 2 * 3 * 5 * 6 + 1).reshape(2, 3, 5, 6)
 

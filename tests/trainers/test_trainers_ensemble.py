@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers import torch_ensemble as ensemble
 from mlflow_privacy.trainers.settings import parse_settings
+from mlflow_privacy.trainers.stacked import ensemble
 from mlflow_privacy.types import Records
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "epochs": 3, "batch_size": 16, "schedule": "cosine"}

@@ -11,13 +11,13 @@ from torch import nn
 
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers import torch as trainer_module
-from mlflow_privacy.trainers import torch_ensemble as ensemble
-from mlflow_privacy.trainers import torch_ensemble_way as ways
 from mlflow_privacy.trainers.settings import parse_settings
-from mlflow_privacy.trainers.torch_ensemble_groups import Halving, blocks
-from mlflow_privacy.trainers.torch_loop import cpu_threads
-from mlflow_privacy.trainers.torch_tensors import compact
+from mlflow_privacy.trainers.stacked import ensemble
+from mlflow_privacy.trainers.stacked import way as ways
+from mlflow_privacy.trainers.stacked.groups import Halving, blocks
+from mlflow_privacy.trainers.torch import trainer as trainer_module
+from mlflow_privacy.trainers.torch.loop import cpu_threads
+from mlflow_privacy.trainers.torch.tensors import compact
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo.models import cnn, lenet, mlp
 from mlflow_privacy.zoo.wide_resnet import WideResNet

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers import torch_ensemble as ensemble
+from mlflow_privacy.trainers.stacked import ensemble
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo.alexnet import alexnet
 from mlflow_privacy.zoo.layers import HeInConv2d, Rescale

@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 from mlflow_privacy.errors import RecipeError  # noqa: E402
 from mlflow_privacy.signals import model_outputs  # noqa: E402
 from mlflow_privacy.trainers import make_recipe, trainer_for  # noqa: E402
-from mlflow_privacy.trainers.torch_exported import restore_exported  # noqa: E402
+from mlflow_privacy.trainers.torch.exported import restore_exported  # noqa: E402
 from mlflow_privacy.types import Records  # noqa: E402
 
 SETTINGS = {"optimizer": "sgd", "learning_rate": 0.05, "epochs": 3, "batch_size": 16, "momentum": 0.9}

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from mlflow_privacy.audit import audit
-from mlflow_privacy.config import AuditOptions
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.errors import ConfigError, RecipeError, StoreError
 from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.signals import model_outputs
-from mlflow_privacy.trainers import fast_resnet as fast
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.fast_resnet_net import FastResNet, patch_statistics, whitening
-from mlflow_privacy.trainers.fast_resnet_settings import (
+from mlflow_privacy.trainers.fast_resnet import trainer as fast
+from mlflow_privacy.trainers.fast_resnet.net import FastResNet, patch_statistics, whitening
+from mlflow_privacy.trainers.fast_resnet.settings import (
     FastSettings,
     batches,
     peak_rate,
     read_fast_settings,
     triangle,
 )
-from mlflow_privacy.trainers.torch_tensors import Feeder
+from mlflow_privacy.trainers.torch.tensors import Feeder
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 from mlflow_privacy.zoo import build_model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlflow_privacy.trainers import kept_memory as module
-from mlflow_privacy.trainers.kept_memory import keeping_memory, kept_memory
+from mlflow_privacy.trainers.torch import kept_memory as module
+from mlflow_privacy.trainers.torch.kept_memory import keeping_memory, kept_memory
 
 resource = pytest.importorskip("resource")
 glibc = pytest.mark.skipif(module._libc() is None, reason="another C library, or limits set by the environment")

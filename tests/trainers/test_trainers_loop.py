@@ -14,12 +14,13 @@ from torch import nn
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.signals import model_outputs
-from mlflow_privacy.trainers import make_recipe, torch_loop, trainer_for
+from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.settings import TorchSettings, parse_settings, recipe_settings_from_params
-from mlflow_privacy.trainers.torch_graph import unfit
-from mlflow_privacy.trainers.torch_layout import fast_layout, inference_batch
-from mlflow_privacy.trainers.torch_reinit import reinitialise
-from mlflow_privacy.trainers.torch_tensors import Feeder
+from mlflow_privacy.trainers.torch import loop as torch_loop
+from mlflow_privacy.trainers.torch.graph import unfit
+from mlflow_privacy.trainers.torch.layout import fast_layout, inference_batch
+from mlflow_privacy.trainers.torch.reinit import reinitialise
+from mlflow_privacy.trainers.torch.tensors import Feeder
 from mlflow_privacy.types import Records
 
 SETTINGS = {"optimizer": "sgd", "lr": 0.02, "momentum": 0.9, "epochs": 3, "batch_size": 16}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlflow_privacy.trainers.settings import optimizer_class
-from mlflow_privacy.trainers.torch_optimizers import without_compiler
+from mlflow_privacy.trainers.torch.optimizers import without_compiler
 
 NAMES = sorted(key.lower() for key in vars(torch.optim) if optimizer_class(key) is not None)
 
@@ -66,7 +66,7 @@ def test_no_optimizer_imports_the_compiler():
     code = (
         "import sys, torch\n"
         "from mlflow_privacy.trainers.settings import optimizer_class\n"
-        "from mlflow_privacy.trainers.torch_optimizers import without_compiler\n"
+        "from mlflow_privacy.trainers.torch.optimizers import without_compiler\n"
         f"for name in {NAMES!r}:\n"
         "    weight = torch.nn.Parameter(torch.ones(2, 2))\n"
         "    optimizer = without_compiler(optimizer_class(name))([weight], lr=0.1)\n"

@@ -15,7 +15,7 @@ from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.signals import model_outputs
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.torch_reinit import kept_buffers, reinitialise
+from mlflow_privacy.trainers.torch.reinit import kept_buffers, reinitialise
 from mlflow_privacy.types import Records
 
 SETTINGS = {"optimizer": "adam", "lr": 0.01, "epochs": 3, "batch_size": 16}
@@ -497,7 +497,7 @@ def test_state_that_is_no_tensor_is_not_saved(tmp_path):
 def test_wrapped_modules_are_unwrapped():
     wrapped = nn.DataParallel(mlp())
     compiled = types.SimpleNamespace(_orig_mod=mlp())
-    from mlflow_privacy.trainers.torch_reinit import plain_module
+    from mlflow_privacy.trainers.torch.reinit import plain_module
 
     assert isinstance(plain_module(wrapped), nn.Sequential)
     assert isinstance(plain_module(compiled), nn.Sequential)

@@ -18,9 +18,10 @@ from mlflow_privacy.errors import ConfigError, RecipeError, StoreError
 from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.text import LanguageModel, pad_batch, tokenize
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.text_base import plain_base, state_digest
-from mlflow_privacy.trainers.text_settings import TextSettings, read_text_settings, text_settings_from_params
-from mlflow_privacy.trainers.text_training import (
+from mlflow_privacy.trainers.text.base import plain_base, state_digest
+from mlflow_privacy.trainers.text.settings import TextSettings, read_text_settings, text_settings_from_params
+from mlflow_privacy.trainers.text.trainer import fresh, text_data
+from mlflow_privacy.trainers.text.training import (
     batch_loss,
     collate,
     fit,
@@ -28,7 +29,6 @@ from mlflow_privacy.trainers.text_training import (
     total_steps,
     warmup_steps,
 )
-from mlflow_privacy.trainers.transformers import fresh, text_data
 from mlflow_privacy.zoo.transformers_models import check_transformer, load_base
 
 SETTINGS = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3}
@@ -181,7 +181,7 @@ def test_accumulated_batches_are_one_large_batch():
 
 
 def test_where_memory_runs_out_smaller_batches_give_the_same_steps(monkeypatch):
-    from mlflow_privacy.trainers import transformers as ours
+    from mlflow_privacy.trainers.text import trainer as ours
 
     base, data, sizes = make_language_model(), make_records(8), []
     recipe = recipe_of(base, batch_size=4, optimizer="sgd", learning_rate=0.5, auto_find_batch_size=True)

@@ -56,7 +56,7 @@ def test_outputs_are_finite_and_differ_between_images(name):
 
 
 def assert_starts_afresh(net):
-    from mlflow_privacy.trainers.torch_reinit import kept_buffers, reinitialise
+    from mlflow_privacy.trainers.torch.reinit import kept_buffers, reinitialise
 
     one, same, other = (reinitialise(net, seed).state_dict() for seed in (1, 1, 2))
     assert all(value.isfinite().all() for value in one.values() if value.is_floating_point())
@@ -115,7 +115,7 @@ def test_parameters_that_torchvisions_modules_own_directly_start_afresh(name, mo
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(7.0)  # as if it had learned
-    from mlflow_privacy.trainers.torch_reinit import reinitialise
+    from mlflow_privacy.trainers.torch.reinit import reinitialise
 
     fresh = reinitialise(net, 3)
     torch.manual_seed(0)
@@ -161,7 +161,7 @@ def test_batch_normalisation_has_pytorchs_momentum():
 
 @pytest.mark.parametrize(("name", "channels"), [("wrn28-2", "in_channels"), ("vgg11", "out_channels")])
 def test_convolutions_begin_with_variance_two_over_fan_before_and_after_a_fresh_start(name, channels):
-    from mlflow_privacy.trainers.torch_reinit import reinitialise
+    from mlflow_privacy.trainers.torch.reinit import reinitialise
 
     net = build(name, options=SMALL.get(name))
     for each in (net, reinitialise(net, 5)):
@@ -419,7 +419,7 @@ def test_training_on_raw_pixels_equals_training_on_pixels_scaled_before():
 
 
 def test_the_scale_is_part_of_the_recipe_and_what_a_net_learned_is_not():
-    from mlflow_privacy.trainers.torch_reinit import describe
+    from mlflow_privacy.trainers.torch.reinit import describe
 
     options = {"channels": [4], "hidden": []}
     one, again = (zoo.rescaled(build("cnn", (3, 16, 16), 2, options), MEAN, STD) for _ in range(2))

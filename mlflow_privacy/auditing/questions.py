@@ -1,0 +1,165 @@
+"""What every model of an audit is asked: about which records, how often, and under which key the answers are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.design import Design
+from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.fingerprint import data_digest, digest
+from mlflow_privacy.signals import model_outputs, residual_scale
+from mlflow_privacy.text import LanguageModel
+from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
+
+if TYPE_CHECKING:
+    from mlflow_privacy.signals.language.outputs import LanguageAids
+
+_TEXTS_AT_ONCE = 32  # unless the caller asks for another batch size: a text is far more work than a row of a table
+_PREFIX_TEXTS = 12
+_SENT = ("device", "batch_size")
+Plain = Callable[[Records], ModelOutputs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """The questions of one audit; call it with a model.
+
+    Attributes:
+      data: the audited records of the pool and, if there is one, the population.
+      rows: (n,) indices of the audited records in the pool.
+      keys: under which a model's answers about each of `data` are stored.
+      queries: how many times each record is asked about.
+      aids: what the attacker has besides an audited language model.
+      n_further: how many of `data`, the last ones, only a game asks about.
+    """
+
+    data: tuple[Records, ...]
+    rows: np.ndarray
+    keys: tuple[str, ...]
+    queries: int
+    task: Task
+    classes: np.ndarray | None
+    options: AuditOptions
+    augmentation: Mapping[str, Any]
+    aids: LanguageAids | None = None
+    n_further: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: of the options those that answering needs, none of the caller's live objects."""
+        needed = {name: getattr(self.options, name) for name in _SENT if name in self.options.model_fields_set}
+        return {**self.__dict__, "options": AuditOptions(**needed)}
+
+    def also(self, data: Sequence[Records], keys: Sequence[str]) -> Asking:
+        """The same questions, and those of a game about further records."""
+        keys = [key if self.queries == 1 else digest({"data": key, "queries": self.queries}) for key in keys]
+        return dataclasses.replace(
+            self, data=(*self.data, *data), keys=(*self.keys, *keys), n_further=self.n_further + len(data)
+        )
+
+    def __call__(self, model: Any, extras: Sequence[str] = ()) -> tuple[ModelOutputs, ...]:
+        """One model's outputs on each of `data`; the extra signals only on the audited records.
+
+        Args:
+          extras: keys of `attacks.extra_signals`, of a language model.
+        """
+        values: list[ModelOutputs] = []
+        for records in self.data:
+            asked = functools.partial(
+                model_outputs,
+                model,
+                task=self.task,
+                classes=self.classes,
+                device=self.options.device,
+                batch_size=self._batch_size(model),
+                scale=residual_scale(values[0]) if values and self.task == "regression" else None,
+                extras=() if values else extras,
+                aids=self.aids,
+            )
+            values.append(self._averaged(asked, records))
+        return tuple(values)
+
+    def _averaged(self, asked: Plain, records: Records) -> ModelOutputs:
+        if self.queries == 1:
+            return asked(records)
+        from mlflow_privacy.signals.queries import augmented_outputs
+
+        return augmented_outputs(asked, records, self.queries, augmentation=self.augmentation)
+
+    def _batch_size(self, model: Any) -> int:
+        if isinstance(model, LanguageModel) and "batch_size" not in self.options.model_fields_set:
+            return _TEXTS_AT_ONCE
+        return self.options.batch_size
+
+
+def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Asking:
+    """What an audit asks of its target and of each reference.
+
+    Raises:
+      DesignError: more records are to be audited than there are, or only members, or only non-members.
+    """
+    audited = design.audited(options.data_size)  # all of the pool trains, these are asked about
+    pool = target.pool if audited is None else target.pool.take(audited)
+    rows = np.arange(len(target.pool)) if audited is None else audited
+    _check_both(target.membership[rows], options.data_size)
+    data = (pool,) if target.population is None else (pool, target.population)
+    augmentation, queries = _queries(target.recipe, pool, options)
+    digests = [design.pool_digest if part is target.pool else data_digest(part) for part in data]
+    return Asking(
+        data=data,
+        rows=rows,
+        keys=tuple(key if queries == 1 else digest({"data": key, "queries": queries}) for key in digests),
+        queries=queries,
+        task=target.task,
+        classes=np.unique(target.pool.y) if target.task == "classification" else None,
+        options=options,
+        augmentation=augmentation,
+        aids=_aids(target, options),
+    )
+
+
+def _check_both(member: np.ndarray, data_size: int | None) -> None:
+    """Raises `DesignError` if the audited records are all members or all non-members."""
+    if member.all() or not member.any():
+        which = "members" if member.any() else "non-members"
+        raise DesignError(
+            f"All {len(member)} audited records are {which} (data_size={data_size}); an audit needs both. "
+            "Raise data_size, or leave it out."
+        )
+
+
+def _queries(recipe: Recipe | None, records: Records, options: AuditOptions) -> tuple[Mapping[str, Any], int]:
+    """The augmentation that the recipe trains with, and how many queries of a record it makes meaningful."""
+    from mlflow_privacy.signals.queries import effective_queries
+
+    settings = recipe.spec.get("settings") if recipe is not None else None
+    augmentation = dict(settings.get("augmentation") or {}) if isinstance(settings, Mapping) else {}
+    return augmentation, effective_queries(records, options.num_queries, augmentation)
+
+
+def _aids(target: AuditTarget, options: AuditOptions) -> LanguageAids | None:
+    """Base model, masked model and prefix for the attacks on a causal language model; None for any other."""
+    native = target.model.native
+    if not isinstance(native, LanguageModel) or native.objective != "causal_lm":
+        return None
+    from mlflow_privacy.signals.language.neighbours import MaskedModel
+    from mlflow_privacy.signals.language.outputs import LanguageAids
+
+    base, masked = options.base, options.masked
+    if base is not None and not isinstance(base, LanguageModel):  # a plain model, with the target's tokenizer
+        base = dataclasses.replace(native, model=base)
+    if isinstance(masked, (tuple, list)) and len(masked) == 2:
+        masked = MaskedModel(*masked)
+    if masked is not None and not isinstance(masked, MaskedModel):
+        raise ConfigError(f"masked must be (model, tokenizer) of a masked language model, got {type(masked).__name__}.")
+    if base is None and target.recipe is not None and isinstance(target.recipe.template, LanguageModel):
+        base = target.recipe.template
+    prefix = tuple(options.prefix)
+    if not prefix and target.population is not None:  # of nobody who is audited
+        prefix = tuple(target.population.x[native.text_column].tolist()[:_PREFIX_TEXTS])
+    return LanguageAids(base, masked, prefix)

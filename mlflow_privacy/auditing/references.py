@@ -1,0 +1,373 @@
+"""Finds the reference models of a design, and trains the missing ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlflow_privacy.design import Design
+from mlflow_privacy.errors import StoreError
+from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
+from mlflow_privacy.executor.plan import describe_work, make_plan, this_machine
+from mlflow_privacy.fingerprint import digest, recipe_digest
+from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
+from mlflow_privacy.types import ModelOutputs, Recipe, Records
+
+__all__ = ["NoStore", "References", "Store", "ensure", "imported_key", "reference_key", "split_means"]
+_logger = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """Where references live; `store.references.ReferenceStore` keeps them in MLflow."""
+
+    def find(self, fingerprint: str) -> Mapping[int, StoredReference]: ...
+    def find_imported(self, fingerprint: str) -> Sequence[StoredReference]: ...
+    def members(self, reference: StoredReference) -> np.ndarray: ...
+    def save(
+        self,
+        key: ReferenceKey,
+        members: np.ndarray,
+        *,
+        outputs: Mapping[str, ModelOutputs],
+        write_weights: Callable[[Path], bool],
+        metrics: Mapping[str, float],
+        recipe: Mapping[str, Any],
+        started: float,
+    ) -> StoredReference: ...
+    def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None: ...
+    def weights(self, reference: StoredReference) -> Path | None: ...
+    def retire(self, reference: StoredReference) -> None: ...
+    def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None: ...
+    def elsewhere(self) -> Callable[[], Any] | None: ...
+    def recall(self, name: str, key: str) -> Mapping[str, Any] | None: ...
+    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None: ...
+
+
+class NoStore:
+    """Keeps nothing: for a notebook or a test without a tracking server."""
+
+    def find(self, fingerprint: str) -> Mapping[int, StoredReference]:
+        return {}
+
+    def find_imported(self, fingerprint: str) -> Sequence[StoredReference]:
+        return ()
+
+    def members(self, reference: StoredReference) -> np.ndarray:
+        raise StoreError(f"Run {reference.run_id!r} is not stored.")
+
+    def save(self, key: ReferenceKey, members: np.ndarray, **kwargs: Any) -> StoredReference:
+        return StoredReference(key, "")
+
+    def read(self, reference: StoredReference, data_digest: str) -> ModelOutputs | None:
+        return None
+
+    def weights(self, reference: StoredReference) -> Path | None:
+        return None
+
+    def retire(self, reference: StoredReference) -> None:
+        return None
+
+    def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
+        return None
+
+    def elsewhere(self) -> Callable[[], Any] | None:
+        return None
+
+    def recall(self, name: str, key: str) -> Mapping[str, Any] | None:
+        return None
+
+    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """The reference models of an audit, m of them.
+
+    Attributes:
+      member: (n, m) bool, of the audited records.
+      pool: outputs of each on the audited records of the pool.
+      population: outputs of each on the population; empty where there is none.
+      run_ids: of each.
+      n_loaded, n_trained: m = n_loaded + n_trained.
+      fingerprint: under which they are found again.
+      rows: (m, n_pool) bool, who of the whole pool each trained on.
+      n_imported: how many of the loaded ones were trained elsewhere; they come first.
+      further: outputs of each on the data that only a game asks about.
+    """
+
+    member: np.ndarray
+    pool: tuple[ModelOutputs, ...]
+    population: tuple[ModelOutputs, ...]
+    run_ids: tuple[str, ...]
+    n_loaded: int
+    n_trained: int
+    fingerprint: str
+    rows: np.ndarray
+    n_imported: int = 0
+    further: tuple[tuple[ModelOutputs, ...], ...] = ()
+
+    @functools.cached_property
+    def quality(self) -> tuple[dict[str, float], ...]:
+        """Mean loss and accuracy of each on its own members and non-members among the audited records."""
+        return tuple(split_means(values, self.member[:, j]) for j, values in enumerate(self.pool))
+
+
+def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
+    """The key of reference `index`: SHA-256 of recipe, pool digest, members and seed."""
+    parts: dict[str, Any] = {
+        "recipe": recipe_digest(recipe),
+        "pool": design.pool_digest,
+        "seed": design.seed,
+        "fraction": design.fraction,
+    }
+    if design.always is not None:
+        parts["always"] = members_digest(design.always)
+    fingerprint = digest(parts)
+    return ReferenceKey(fingerprint, index, members_digest(design.members(index)), design.train_seed(index))
+
+
+def ensure(
+    pool: Records,
+    recipe: Recipe,
+    design: Design,
+    count: int,
+    *,
+    data_digests: Sequence[str],
+    outputs: Outputs,
+    store: Store,
+    audited: np.ndarray | None = None,
+    target_members: np.ndarray | None = None,
+    exactly: bool = True,
+    n_further: int = 0,
+    device: str = "auto",
+    executor: str = "auto",
+    n_workers: int | None = None,
+    progress: bool | str = "auto",
+) -> References:
+    """Takes imported references, then loads the first ones of a design, and trains those that are missing.
+
+    Args:
+      data_digests: of the pool, of the population if there is one, and of what a game asks about besides.
+      outputs: a model's outputs on the data behind `data_digests`, in that order.
+      store: where references are found and kept; each is stored as soon as it is trained.
+      audited: indices of the pool's records that `outputs` is about; None for all.
+      target_members: (n,) bool of the whole pool; imported models that trained on just these or just the other
+        records are no references. None uses no imported ones.
+      exactly: `count` references, whatever was imported; else imported ones alone where each record has IN and OUT.
+      n_further: how many of `data_digests`, the last ones, belong to a game.
+      executor: what trains the missing ones: "auto", "local", "ray" or a joblib backend. The models stay the same.
+      n_workers: how many at a time; None leaves it to the plan.
+      progress: "auto" shows a bar on a terminal.
+    """
+    from mlflow_privacy.trainers import trainer_for
+
+    trainer = trainer_for(recipe)
+    rows_asked = slice(None) if audited is None else audited
+    imported: list[_Ready] = []
+    if target_members is not None:
+        most = count if exactly else None
+        imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs, most)
+    if exactly:
+        count -= len(imported)
+    elif _covers([ready.row for ready in imported]):
+        count = 0
+    if imported:
+        _logger.info("%d imported reference model(s) are used, %d more of the design.", len(imported), count)
+    if not count:
+        return _together(imported, [], rows_asked, 0, imported_key(recipe, design), n_further)
+    keys = [reference_key(design, recipe, index) for index in range(count)]
+    fingerprint = keys[0].fingerprint
+    stored = {i: ref for i, ref in store.find(fingerprint).items() if i < count and ref.key == keys[i]}
+    done: dict[int, _Ready] = {}
+    for index, reference in sorted(stored.items()):
+        values = _load(store, reference, trainer, recipe, data_digests, outputs)
+        if values is not None:
+            done[index] = _Ready(values, reference.run_id, design.members(index))
+    missing = [index for index in range(count) if index not in done]
+    _logger.info(
+        "%d reference model(s) loaded, %d to train (fingerprint %s).",
+        len(done),
+        len(missing),
+        fingerprint[:12],
+    )
+    if missing:
+        job = Job(
+            recipe=recipe,
+            pool=pool,
+            rows=design.rows(missing),
+            keys=tuple(keys[index] for index in missing),
+            outputs=outputs,
+            data_digests=tuple(data_digests),
+            asked=rows_asked,
+            device=device,
+            open_store=store.elsewhere(),
+        )
+
+        def recover(positions: Sequence[int]) -> list[Trained]:
+            """References that a worker kept before it died."""
+            found = store.find(fingerprint)
+            ours = {i: found[missing[i]] for i in positions if missing[i] in found}
+            ours = {i: one for i, one in ours.items() if one.key == job.keys[i] and one != stored.get(missing[i])}
+            values = {i: _load(store, one, trainer, recipe, data_digests, outputs) for i, one in ours.items()}
+            return [Trained(i, value, ours[i].run_id, 0.0, 0.0) for i, value in values.items() if value is not None]
+
+        with contextlib.closing(_train(job, store, recover, executor, n_workers, progress)) as trained:
+            for one in trained:
+                index = missing[one.position]
+                if index in stored:  # only now that its successor is safe
+                    store.retire(stored[index])
+                done[index] = _Ready(one.outputs, one.run_id or "", job.rows[one.position])
+    ready = [done[index] for index in range(count)]
+    return _together(imported, ready, rows_asked, len(missing), fingerprint, n_further)
+
+
+def _train(
+    job: Job, store: Store, recover: Recover, executor: str, n_workers: int | None, progress: bool | str
+) -> Generator[Trained, None, None]:
+    """Trains the references of a job by the plan for this machine, with a bar."""
+    from tqdm import tqdm
+
+    work = describe_work(job.recipe, job.pool, len(job.keys), job.device)
+    machine = this_machine(job.recipe, job.device)
+    plan = make_plan(work, machine, executor, n_workers)
+    disable = None if progress == "auto" else not progress  # None: only on a terminal
+    with tqdm(total=work.n, desc="reference models", unit="model", disable=disable) as bar:
+
+        def moved(models: float) -> None:
+            """Moves the bar by parts of a model."""
+            if not bar.disable:
+                bar.n = max(bar.n, round(models, 1))
+                bar.refresh()
+
+        trained = train_missing(
+            job,
+            plan,
+            keep=keep_in(store, job),
+            recover=recover,
+            moved=moved,
+            work=work,
+            machine=machine,
+            n_workers=n_workers,
+        )
+        with contextlib.closing(trained):
+            for count, one in enumerate(trained, start=1):
+                _logger.info("Reference %d trained in %.2f s.", job.keys[one.position].index, one.seconds)
+                moved(count)
+                yield one
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """One reference: its outputs on pool and population, its run, and its membership row (n_pool,) bool."""
+
+    outputs: tuple[ModelOutputs, ...]
+    run_id: str
+    row: np.ndarray
+
+
+def _together(
+    imported: Sequence[_Ready],
+    designed: Sequence[_Ready],
+    rows_asked: Any,
+    n_trained: int,
+    fingerprint: str,
+    n_further: int = 0,
+) -> References:
+    """All references side by side, imported ones first."""
+    ready = [*imported, *designed]
+    main = len(ready[0].outputs) - n_further
+    rows = np.stack([one.row for one in ready])
+    return References(
+        member=rows.T[rows_asked],
+        pool=tuple(one.outputs[0] for one in ready),
+        population=tuple(one.outputs[1] for one in ready if main > 1),
+        run_ids=tuple(one.run_id for one in ready),
+        n_loaded=len(ready) - n_trained,
+        n_trained=n_trained,
+        fingerprint=fingerprint,
+        rows=rows,
+        n_imported=len(imported),
+        further=tuple(one.outputs[main:] for one in ready) if n_further else (),
+    )
+
+
+def imported_key(recipe: Recipe, design: Design) -> str:
+    """The fingerprint under which imported references of this recipe and pool are stored."""
+    return imported_fingerprint(recipe_digest(recipe), design.pool_digest)
+
+
+def _covers(rows: Sequence[np.ndarray]) -> bool:
+    """Whether each record has a model that trained on it and one that did not."""
+    table = np.array(rows, bool)
+    return bool(len(rows)) and bool((table.any(axis=0) & ~table.all(axis=0)).all())
+
+
+def _load_imported(
+    store: Store,
+    trainer: Any,
+    recipe: Recipe,
+    design: Design,
+    target_members: np.ndarray,
+    data_digests: Sequence[str],
+    outputs: Outputs,
+    most: int | None,
+) -> list[_Ready]:
+    """At most `most` models that were trained elsewhere on this pool by this recipe; a damaged one is left out.
+
+    The target itself may be among them, imported as a reference of another target, and so may the model that trained
+    on just the records that it did not: either would tell an attack the answer.
+    """
+    ready: list[_Ready] = []
+    for reference in sorted(store.find_imported(imported_key(recipe, design)), key=lambda found: found.key.index):
+        if len(ready) == most:
+            break
+        try:
+            row = store.members(reference)
+            if len(row) != design.n:
+                raise StoreError(f"its membership row has {len(row)} records, the pool {design.n}.")
+        except StoreError as error:
+            _logger.warning("Imported reference run %s is damaged and left out: %s", reference.run_id, error)
+            continue
+        if (row == target_members).all() or (row != target_members).all():
+            continue
+        values = _load(store, reference, trainer, recipe, data_digests, outputs)
+        if values is None:
+            _logger.warning("Imported reference run %s has no weights that load; it is left out.", reference.run_id)
+        else:
+            ready.append(_Ready(values, reference.run_id, row))
+    return ready
+
+
+def _load(
+    store: Store,
+    reference: StoredReference,
+    trainer: Any,
+    recipe: Recipe,
+    data_digests: Sequence[str],
+    outputs: Outputs,
+) -> tuple[ModelOutputs, ...] | None:
+    """A stored reference's outputs; inferred from its weights where some are missing; None if it must be retrained."""
+    try:
+        values = [store.read(reference, data_digest) for data_digest in data_digests]
+        if all(value is not None for value in values):
+            return tuple(value for value in values if value is not None)
+        folder = store.weights(reference)
+        if folder is None:
+            _logger.info("Reference %d has no stored weights; training it again.", reference.key.index)
+            return None
+        fresh = outputs(trainer.load(recipe, folder))
+    except StoreError as error:
+        _logger.warning("Reference run %s is damaged and will not be used: %s", reference.run_id, error)
+        return None
+    for data_digest, before, now in zip(data_digests, values, fresh, strict=True):
+        if before is None:
+            store.add(reference, data_digest, now)
+    return fresh

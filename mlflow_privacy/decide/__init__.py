@@ -1,0 +1,1 @@
+"""What is made of finished audits: policies, gates, comparisons."""

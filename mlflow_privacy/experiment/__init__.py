@@ -1,0 +1,1 @@
+"""Whole experiments: from a YAML file to audited model versions."""

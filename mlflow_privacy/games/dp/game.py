@@ -1,0 +1,158 @@
+"""The game "dp": from one attack's scores of the canaries to a lower bound on ε, and what it says about a claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlflow_privacy.errors import DesignError
+from mlflow_privacy.games.dp.bounds import EpsilonBound, contradicts
+from mlflow_privacy.games.dp.single_run import epsilon_by_guesses, one_run, one_run_fdp
+from mlflow_privacy.games.options import DpOptions
+from mlflow_privacy.types import Estimate, GameResult, Scores
+
+TITLE = "Lower bound on ε (differential privacy)"
+DEFAULT_DELTA = 1e-5
+_BOUNDS: dict[str, Callable[..., EpsilonBound]] = {"one_run": one_run, "one_run_fdp": one_run_fdp}
+_KEYS = {"one_run": "epsilon", "one_run_fdp": "epsilon_gaussian"}
+_UNFAIR = 4.0  # standard deviations; a fair coin lands there once in 16,000 audits
+
+
+def play_dp(
+    scores: Scores,
+    member: np.ndarray,
+    options: DpOptions | None = None,
+    *,
+    claims: Mapping[str, Any] | None = None,
+    confidence: float = 0.95,
+    attack: str = "",
+    coins: str = "",
+    unscored: int = 0,
+    seed: int = 0,
+) -> GameResult:
+    """Bounds ε from below by one trained model and its canaries.
+
+    Args:
+      scores: (n,) of the canaries; only their order counts, ties by the attack's own tie-breaker. (Where the left-out
+        canaries stand in for a population, RMIA's values depend on who is in, but not their order.)
+      member: (n,) bool, the coins.
+      claims: {"epsilon", "delta", "source"} of the training; `options.claimed_epsilon` wins.
+      attack: its title, for the sentence.
+      coins: what is supposed of the coins, "" if they are known to be fair.
+      unscored: canaries that were left out and have no score, because they equal a record that was trained on. Their
+        twins among the others are in, so without them the coins would not be fair: they count as wrongly named first.
+
+    Raises: DesignError: far from half of the canaries are in, so that no fair coin decided; or see `one_run`.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> member = rng.random(1000) < 0.5
+      >>> result = play_dp(Scores(3 * member + rng.normal(size=1000)), member)
+      >>> result.summary
+      'ε ≥ 4.57 at δ = 1e-05'
+    """
+    options, claims = options or DpOptions(), dict(claims or {})
+    member = np.append(np.asarray(member, bool), np.zeros(unscored, bool))
+    check_coins(member)
+    claimed, source = options.claimed_epsilon, "game_options"
+    claimed_delta = None
+    if claimed is None and claims.get("epsilon") is not None:
+        claimed, source = float(claims["epsilon"]), str(claims.get("source", "the training run"))
+        claimed_delta = claims.get("delta")
+    delta = options.delta if options.delta is not None else claimed_delta if claimed_delta else DEFAULT_DELTA
+    confidence = confidence if options.confidence is None else options.confidence
+    rank = np.append(scores.rank(), np.full(unscored, np.inf))
+    shared: dict[str, Any] = {"delta": float(delta), "confidence": confidence, "seed": seed}
+    bounds = {
+        name: _BOUNDS[name](rank, member, selection=options.selection, sides=options.sides, **shared)
+        for name in dict.fromkeys(options.methods)
+    }
+    first = next(iter(bounds.values()))
+    rows = [(f"ε at δ = {delta:g} is at least ({bound.title})", _estimate(bound)) for bound in bounds.values()]
+    metrics = {_KEYS[name]: _estimate(bound) for name, bound in bounds.items()}
+    n = len(member)
+    sentences = [_finding(first, n, attack)]
+    if claimed is not None:
+        rows.append((f"ε that {source} claims", Estimate(claimed, claimed, claimed, n, 1.0)))
+        metrics["claimed_epsilon"] = _exact(claimed, n)
+        if claimed_delta is not None and not math.isclose(claimed_delta, delta):
+            sentences.append(
+                f"The claim ε = {claimed:.4g} is made at δ = {claimed_delta:g}, the bound at δ = {delta:g}: "
+                "they cannot be compared."
+            )
+        elif math.isfinite(claimed):
+            verdict = contradicts(claimed, first)
+            sentences.append(verdict.sentence)
+            metrics["contradicted"] = _exact(float(verdict.contradicted), n)
+    suppositions = [coins, *(f"{b.title}: {b.assumption}" for b in bounds.values() if b.assumption)]
+    return GameResult(
+        name="dp",
+        title=TITLE,
+        sentence=" ".join(sentences),
+        summary=f"ε ≥ {first.value:.3g} at δ = {delta:g}",
+        rows=tuple(rows),
+        metrics=metrics,
+        options={**dataclasses.asdict(options), "delta": delta, "confidence": confidence, "claimed_epsilon": claimed},
+        assumption=" ".join(text if text.endswith(".") else f"{text}." for text in suppositions if text),
+        figure=_figure(rank, member, first, claimed, shared),
+    )
+
+
+def check_coins(member: np.ndarray) -> None:
+    """Raises `DesignError` if a fair coin for each canary would hardly have left so many in or out.
+
+    >>> check_coins(np.arange(100) < 90)
+    Traceback (most recent call last):
+    mlflow_privacy.errors.DesignError: 90 of 100 canaries were trained on; a fair coin for each would have left ...
+    """
+    n, n_in = len(member), int(np.sum(member))
+    if abs(n_in - n / 2) > _UNFAIR * math.sqrt(n) / 2:
+        raise DesignError(
+            f"{n_in} of {n} canaries were trained on; a fair coin for each would have left about {n / 2:.0f} in. The "
+            "bounds of one run rest on such coins: draw them with games.canary_coins, train on the canaries that are "
+            "in, and log them with log_lineage(train=..., holdout=..., canaries=...)."
+        )
+
+
+def _finding(bound: EpsilonBound, n: int, attack: str) -> str:
+    by = f"{n:,} canaries{f', scored by {attack}' if attack else ''}"
+    if bound.value <= 0:
+        return f"No leak was shown by {by}: no ε is ruled out at δ = {bound.delta:g}, which does not prove privacy."
+    return (
+        f"With {100 * bound.confidence:g} % confidence this training is not ({bound.value:.3g}, {bound.delta:g})-"
+        f"differentially private: {bound.correct:,} of {bound.guesses:,} guesses were right, of {by}. No ε below "
+        f"{bound.value:.3g} can be claimed for it."
+    )
+
+
+def _estimate(bound: EpsilonBound) -> Estimate:
+    return Estimate(bound.value, bound.low, bound.high, bound.n, bound.confidence)
+
+
+def _exact(value: float, n: int) -> Estimate:
+    """A claim or a yes: a number that has no interval."""
+    return Estimate(value, math.nan, math.nan, n, 1.0)
+
+
+def _figure(
+    rank: np.ndarray, member: np.ndarray, bound: EpsilonBound, claimed: float | None, shared: Mapping[str, Any]
+) -> dict[str, Any]:
+    """ε against the number of guesses, on all canaries."""
+    curve = epsilon_by_guesses(rank, member, method=bound.method, **shared)
+    order = np.argsort(curve.guesses)
+    lines = {f"the bound, ε ≥ {bound.value:.3g}": bound.value}
+    if claimed is not None and math.isfinite(claimed):
+        lines[f"claimed ε = {claimed:.3g}"] = claimed
+    return {
+        "x": curve.guesses[order].tolist(),
+        "y": curve.corrected[order].tolist(),
+        "x_label": "guesses (the others abstain)",
+        "y_label": f"lower bound on ε at δ = {bound.delta:g}",
+        "label": "holds for all numbers of guesses together",
+        "series": {"each number of guesses as if it alone had been tried": curve.pointwise[order].tolist()},
+        "lines": lines,
+    }

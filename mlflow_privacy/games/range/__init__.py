@@ -1,0 +1,1 @@
+"""Membership of a range of records (RaMIA)."""

@@ -1,0 +1,1 @@
+"""The share of a data set that a model trained on (DUCI)."""

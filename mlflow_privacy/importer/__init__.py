@@ -1,8 +1,0 @@
-"""Privacy Meter's log directories, and ours in its layout, into registered models and reference runs.
-
-Everything is read and checked first, with all faults in one error; MLflow is written to only then.
-"""
-
-from mlflow_privacy.importer.write import ImportReport, import_log_dir
-
-__all__ = ["ImportReport", "import_log_dir"]

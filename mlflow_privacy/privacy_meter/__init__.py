@@ -1,0 +1,1 @@
+"""Privacy Meter's files, both ways."""

@@ -1,0 +1,1 @@
+"""Pickles read as plain data; nothing in them is ever executed."""

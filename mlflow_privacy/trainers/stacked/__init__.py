@@ -1,0 +1,1 @@
+"""Several networks of one architecture trained as one."""

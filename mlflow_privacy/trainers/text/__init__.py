@@ -1,0 +1,1 @@
+"""Language models and text classifiers of transformers, whole or with adapters of peft."""

@@ -1,0 +1,1 @@
+"""PyTorch modules, one network at a time."""
