@@ -1,5 +1,9 @@
 """The error tree. Every message names the thing, the value and the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class PrivacyAuditError(Exception):
     """Base of all errors this package raises on purpose."""
@@ -31,3 +35,18 @@ class StoreError(PrivacyAuditError):
 
 class UnsafeError(PrivacyAuditError):
     """Something would have to be unpickled, imported or executed that the caller did not explicitly allow."""
+
+
+def nearest(name: object, valid: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """ ", did you mean ...?" for the valid name that is nearest, to follow what was given; "" if none is near.
+
+    Args:
+      cutoff: how alike the names must be, from 0 to 1 (the same).
+
+    >>> nearest("lirra", ["rmia", "lira"]), nearest("x", ["rmia", "lira"])
+    (", did you mean 'lira'?", '')
+    """
+    import difflib
+
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=cutoff)
+    return f", did you mean {near[0]!r}?" if near else ""
