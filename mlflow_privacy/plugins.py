@@ -1,4 +1,4 @@
-"""Tables by name that installed packages add to: attacks, trainers, signals, games, report sections, data sets, models."""
+"""Tables by name that installed packages add to: attacks, trainers, games, report sections, data sets, models."""
 
 from __future__ import annotations
 
