@@ -45,7 +45,7 @@ def make_model(objective="causal_lm", seed=0, num_labels=2, dropout=0.0, **confi
     import torch
     import transformers
 
-    from mlflow_privacy.trainers.seeding import seeded
+    from mlflow_privacy.seeding import seeded
 
     cls = {
         "causal_lm": transformers.GPT2LMHeadModel,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.canonical import canonical
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.types import Recipe, Records
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import sklearn
 from sklearn.base import clone
 
-from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.errors import RecipeError, nearest
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.canonical import canonical, qualified_name
 from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
-from mlflow_privacy.trainers.seeding import seeded
-from mlflow_privacy.trainers.settings import fault_text, nearest
+from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.types import Recipe, Records, Task
 
 _logger = logging.getLogger(__name__)

@@ -23,6 +23,6 @@ def speedyresnet(input_shape: tuple[int, ...], num_outputs: int, *, width: float
     >>> net.trainer_kind, net.stages[0].conv1.weight.shape
     ('fast_resnet', torch.Size([8, 24, 3, 3]))
     """
-    from mlflow_privacy.trainers.fast_resnet.net import FastResNet
+    from mlflow_privacy.zoo.fast_resnet import FastResNet
 
     return FastResNet(input_shape, num_outputs, width=width)

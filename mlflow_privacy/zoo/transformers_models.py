@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.text import MAX_LENGTH, context_length
-from mlflow_privacy.zoo.registry import nearest
 
 if TYPE_CHECKING:
     from mlflow_privacy.text import LanguageModel, Objective
@@ -62,8 +61,8 @@ def load_base(
     import torch
     import transformers
 
+    from mlflow_privacy.seeding import seeded
     from mlflow_privacy.text import LanguageModel
-    from mlflow_privacy.trainers.seeding import seeded
 
     classes = {
         "causal_lm": transformers.AutoModelForCausalLM,
@@ -71,7 +70,7 @@ def load_base(
     }
     faults = check_transformer(name) + (check_transformer(tokenizer) if tokenizer else [])
     if objective not in classes:
-        faults.append(f"objective must be one of {', '.join(classes)}{nearest(objective, list(classes))}.")
+        faults.append(f"objective must be one of {', '.join(classes)}{nearest(objective, classes) or '.'}")
     if objective == "sequence_classification" and (num_labels is None or num_labels < 2):
         faults.append(f"a sequence classifier needs num_labels of at least 2, got {num_labels}.")
     if faults:
@@ -97,7 +96,7 @@ def load_masked(name: str, tokenizer: str | None = None) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from mlflow_privacy.trainers.seeding import seeded
+    from mlflow_privacy.seeding import seeded
 
     faults = check_transformer(name) + (check_transformer(tokenizer) if tokenizer else [])
     if faults:

@@ -16,9 +16,9 @@ from tiny_text import END, WORDS, make_language_model, make_records, make_texts,
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.lineage import log_lineage
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.text import memory as text_memory
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 

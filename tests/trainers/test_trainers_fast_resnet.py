@@ -16,7 +16,6 @@ from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.signals import model_outputs
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.fast_resnet import trainer as fast
-from mlflow_privacy.trainers.fast_resnet.net import FastResNet, patch_statistics, whitening
 from mlflow_privacy.trainers.fast_resnet.settings import (
     FastSettings,
     batches,
@@ -27,6 +26,7 @@ from mlflow_privacy.trainers.fast_resnet.settings import (
 from mlflow_privacy.trainers.torch.tensors import Feeder
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 from mlflow_privacy.zoo import build_model
+from mlflow_privacy.zoo.fast_resnet import FastResNet, patch_statistics, whitening
 
 SETTINGS = {"epochs": 2, "batch_size": 32}
 SHAPE = (1, 28, 28)

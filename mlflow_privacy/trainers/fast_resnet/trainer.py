@@ -22,16 +22,16 @@ import torch
 import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.base import Progress
-from mlflow_privacy.trainers.fast_resnet.net import FastResNet, patch_statistics
 from mlflow_privacy.trainers.fast_resnet.settings import FastSettings, batches, peak_rate, read_fast_settings, triangle
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.kept_memory import keeping_memory
 from mlflow_privacy.trainers.torch.reinit import plain_module
 from mlflow_privacy.trainers.torch.tensors import Feeder, features, label_indices, resolve_device
 from mlflow_privacy.types import Recipe, Records, Task, to_json
+from mlflow_privacy.zoo.fast_resnet import FastResNet, patch_statistics
 
 _logger = logging.getLogger(__name__)
 FILE = "model.safetensors"

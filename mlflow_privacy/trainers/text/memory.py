@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.text.base import plain_base
 from mlflow_privacy.trainers.text.peft import attach
 from mlflow_privacy.types import Recipe

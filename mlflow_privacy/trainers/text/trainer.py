@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import ConfigError, RecipeError, SignalError, StoreError
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.text import LanguageModel, TokenizedText, context_length, padding_id, tokenize, tokenizer_digest
 from mlflow_privacy.trainers.base import Progress
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.text.base import config_values, is_peft, plain_base, shared_copy, state_digest
 from mlflow_privacy.trainers.text.peft import attach, load_adapter, peft_values, read_peft, save_adapter
 from mlflow_privacy.trainers.text.settings import TextSettings, fault_text, read_text_settings

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.dp import make_private, plan_privacy
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import TorchSettings, learning_rates, optimizer_class
 from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.graph import Record, Step, StepEngine, reason_against, record_on_cuda

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.fingerprint import array_digest
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.canonical import canonical, class_digest, is_framework, qualified_name
-from mlflow_privacy.trainers.seeding import seeded
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 _REMEDY = (

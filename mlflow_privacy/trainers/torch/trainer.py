@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.base import Progress
 from mlflow_privacy.trainers.dp import check_module
-from mlflow_privacy.trainers.seeding import seeded
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
     fault_text,
