@@ -17,8 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 import mlflow_privacy
-from mlflow_privacy.decide.compare import Comparison, compare
+from mlflow_privacy.decide.compare import compare
 from mlflow_privacy.decide.compare_text import comparison_lines
+from mlflow_privacy.decide.comparison import Comparison
 from mlflow_privacy.decide.gate import check_policy, read_facts
 from mlflow_privacy.decide.policy import parse_policy
 

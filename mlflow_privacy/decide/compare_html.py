@@ -15,7 +15,7 @@ from mlflow_privacy.report.text import format_estimate, plain_text
 from mlflow_privacy.types import Estimate, to_json
 
 if TYPE_CHECKING:
-    from mlflow_privacy.decide.compare import Comparison, Pair
+    from mlflow_privacy.decide.comparison import Comparison, Pair
     from mlflow_privacy.store.audits import StoredAudit
 
 

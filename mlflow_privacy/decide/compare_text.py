@@ -9,7 +9,7 @@ from mlflow_privacy.report.text import escape_markdown, plain_text
 from mlflow_privacy.types import Estimate
 
 if TYPE_CHECKING:
-    from mlflow_privacy.decide.compare import Comparison, Pair
+    from mlflow_privacy.decide.comparison import Comparison, Pair
 
 
 def signed(estimate: Estimate, digits: int = 3) -> str:

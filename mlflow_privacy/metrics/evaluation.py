@@ -9,20 +9,12 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics.delong import auc_of
+from mlflow_privacy.metrics.names import fpr_key
 from mlflow_privacy.metrics.roc import roc_of, tally, tpr_of
 from mlflow_privacy.metrics.threshold import advantage, balanced_accuracy
 from mlflow_privacy.types import Estimate, Roc, Scores
 
 DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
-
-
-def fpr_key(fpr: float) -> str:
-    """Metric name of a TPR at `fpr`; never in scientific notation.
-
-    >>> fpr_key(0.1), fpr_key(0.00001), fpr_key(0.0)
-    ('tpr_at_fpr_0.1', 'tpr_at_fpr_0.00001', 'tpr_at_fpr_0')
-    """
-    return f"tpr_at_fpr_{np.format_float_positional(fpr, trim='-')}"
 
 
 def evaluate_scores(

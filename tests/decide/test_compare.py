@@ -12,16 +12,11 @@ from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 
 from mlflow_privacy.cli import main
-from mlflow_privacy.decide.compare import (
-    MIN_COMMON,
-    compare,
-    compare_audits,
-    metric_labels,
-    needed_fpr,
-    setting_differences,
-)
+from mlflow_privacy.decide.compare import compare
 from mlflow_privacy.decide.compare_html import comparison_html
 from mlflow_privacy.decide.compare_text import comparison_lines, comparison_markdown
+from mlflow_privacy.decide.comparison import metric_labels
+from mlflow_privacy.decide.differences import MIN_COMMON, compare_audits, needed_fpr, setting_differences
 from mlflow_privacy.errors import ConfigError, StoreError
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.tables import audit_json, metrics_json, scores_table

@@ -18,7 +18,7 @@ from mlflow_privacy.store.results import FOLDER, NOTE_TAG
 from mlflow_privacy.types import to_json
 
 if TYPE_CHECKING:
-    from mlflow_privacy.decide.compare import Comparison
+    from mlflow_privacy.decide.comparison import Comparison
 
 
 def publish_comparison(
