@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 
 class PrivacyAuditError(Exception):
@@ -37,16 +37,39 @@ class UnsafeError(PrivacyAuditError):
     """Something would have to be unpickled, imported or executed that the caller did not explicitly allow."""
 
 
-def nearest(name: object, valid: Iterable[str], *, cutoff: float = 0.6) -> str:
+_LISTED = 20
+
+
+def nearest(
+    name: object,
+    valid: Iterable[str],
+    *,
+    cutoff: float = 0.6,
+    shown: Callable[[str], str] = repr,
+    listed: bool = False,
+) -> str:
     """ ", did you mean ...?" for the valid name that is nearest, to follow what was given; "" if none is near.
+
+    Upper and lower case count as the same.
 
     Args:
       cutoff: how alike the names must be, from 0 to 1 (the same).
+      shown: how the valid name is written; in quotes by default.
+      listed: where none is near, the first valid names instead of "".
 
-    >>> nearest("lirra", ["rmia", "lira"]), nearest("x", ["rmia", "lira"])
+    >>> nearest("Lirra", ["rmia", "lira"]), nearest("x", ["rmia", "lira"])
     (", did you mean 'lira'?", '')
+    >>> nearest("x", ["rmia", "lira"], listed=True), nearest("rmai", ["rmia"], shown="attack.{}".format)
+    ('; valid are rmia, lira.', ', did you mean attack.rmia?')
     """
     import difflib
 
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=cutoff)
-    return f", did you mean {near[0]!r}?" if near else ""
+    names = list(valid)
+    lower = {word.lower(): word for word in reversed(names)}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=cutoff)
+    if near:
+        return f", did you mean {shown(lower[near[0]])}?"
+    if not listed:
+        return ""
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; valid are {', '.join(names[:_LISTED]) or 'none'}{rest}."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.types import Records
 
 _LONGEST = 400  # characters of a record's content
@@ -31,8 +30,7 @@ def check_slices(records: Records, names: Sequence[str]) -> None:
     faults = []
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; there are {', '.join(known[:20]) or 'none'}."
+            hint = nearest(name, known, listed=True)
             faults.append(f"slices names {name!r}, which is no column of the records{hint}")
     if faults:
         raise ConfigError("\n".join(faults))

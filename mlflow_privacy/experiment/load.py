@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.experiment.games import game_section_faults
 from mlflow_privacy.experiment.sections import (
     SECTIONS,
@@ -138,8 +137,7 @@ def _why(path: Path, error: Exception) -> str:
     if path.exists() or not path.parent.is_dir():
         return f"{getattr(error, 'strerror', None) or error}."
     names = [p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml")]
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return "there is no such file" + (f", did you mean {str(path.parent / near[0])!r}?" if near else ".")
+    return f"there is no such file{nearest(path.name, names, shown=lambda name: repr(str(path.parent / name))) or '.'}"
 
 
 def _short(value: Any) -> str:
@@ -161,7 +159,8 @@ def _faults(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[str]:
             lines.append(f"missing {path}{about}" if len(loc) > 1 else f"missing section {path}.")
         elif kind == "literal_error":
             allowed = [w.strip(" '") for w in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
-            lines.append(f"{path} must be one of {', '.join(allowed)}, got {_short(value)}{_near(value, allowed)}")
+            hint = nearest(value, allowed, cutoff=0.5, shown=str) or "."
+            lines.append(f"{path} must be one of {', '.join(allowed)}, got {_short(value)}{hint}")
         elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
             lines.append(f"{path} must be {_range(loc)}, got {_short(value)}.")
         elif kind == "value_error":
@@ -171,12 +170,6 @@ def _faults(error: ValidationError, prefix: tuple[str, ...] = ()) -> list[str]:
         else:
             lines.append(f"{path}: {fault['msg'].rstrip('.')}, got {_short(value)}.")
     return lines
-
-
-def _near(value: Any, allowed: Iterable[str]) -> str:
-    lower = {word.lower(): word for word in allowed}
-    near = difflib.get_close_matches(str(value).lower(), lower, n=1, cutoff=0.5)
-    return f", did you mean {lower[near[0]]}?" if near else "."
 
 
 def _section(loc: Sequence[Any]) -> tuple[str, type[BaseModel]] | None:
@@ -195,21 +188,19 @@ def _field(loc: Sequence[Any]) -> FieldInfo | None:
 
 def _unknown_key(loc: Sequence[Any]) -> str:
     path, word, found = ".".join(map(str, loc)), str(loc[-1]), _section(loc)
-    if found is None or len(loc) < 2:
-        near = difflib.get_close_matches(word, SECTIONS, n=1, cutoff=0.5)
-        owners = [f"{name}.{word}" for name, section in SECTIONS.items() if word in section.model_fields]
-        hint = near or owners[:1]
-        tail = f", did you mean {hint[0]}?" if hint else f"; the sections are {', '.join(SECTIONS)}."
-        return f"unknown section {path}{tail}"
-    prefix, model = found
-    near = difflib.get_close_matches(word, model.model_fields, n=1, cutoff=0.7)
-    if near:
-        return f"unknown key {path}, did you mean {prefix}.{near[0]}?"
     owners = [f"{name}.{word}" for name, section in SECTIONS.items() if word in section.model_fields]
-    far = difflib.get_close_matches(word, model.model_fields, n=1, cutoff=0.5)
-    if owners or far:
-        return f"unknown key {path}, did you mean {(owners or [f'{prefix}.{far[0]}'])[0]}?"
-    return f"unknown key {path}; {loc[0]} holds {', '.join(model.model_fields)}."
+    elsewhere = f", did you mean {owners[0]}?" if owners else ""
+    if found is None or len(loc) < 2:
+        hint = nearest(word, SECTIONS, cutoff=0.5, shown=str) or elsewhere
+        return f"unknown section {path}" + (hint or f"; the sections are {', '.join(SECTIONS)}.")
+    prefix, model = found
+
+    def full(key: str) -> str:
+        return f"{prefix}.{key}"
+
+    near, far = (nearest(word, model.model_fields, cutoff=cutoff, shown=full) for cutoff in (0.7, 0.5))
+    holds = f"; {loc[0]} holds {', '.join(model.model_fields)}."
+    return f"unknown key {path}{near or elsewhere or far or holds}"
 
 
 def _range(loc: Sequence[Any]) -> str:
@@ -362,8 +353,7 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
     faults = []
     for path, word in named:
         if isinstance(word, str) and attack_name(word) not in ATTACKS:
-            near = difflib.get_close_matches(word.lower(), ATTACKS, n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]}?" if near else f"; there are {', '.join(ATTACKS)}."
+            hint = nearest(word, ATTACKS, cutoff=0.5, shown=str, listed=True)
             faults.append(f"{path}: unknown attack {word!r}{hint}")
     for word, options in named_options.items():
         known = ATTACKS[attack_name(word)].options if attack_name(word) in ATTACKS else None
@@ -371,7 +361,6 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
             continue
         for key in options:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f", did you mean {near[0]}?" if near else f"; valid are {', '.join(known) or 'none'}."
+                hint = nearest(key, known, cutoff=0.5, shown=str, listed=True)
                 faults.append(f"unknown key audit.attack_options.{word}.{key}{hint}")
     return faults

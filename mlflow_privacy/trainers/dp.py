@@ -21,14 +21,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.errors import RecipeError, nearest
 
 _logger = logging.getLogger(__name__)
 DEFAULT_DELTA = 1e-5
@@ -54,8 +53,7 @@ def read_dp(value: Any) -> dict[str, Any]:
     faults = []
     for key in value:
         if key not in (*_KEYS, *_SAID):
-            near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0.4)
-            faults.append(f"has an unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}")
+            faults.append(f"has an unknown key {key!r}{nearest(key, _KEYS, cutoff=0.4)}")
     out: dict[str, Any] = {}
     for key, low, high, default in (
         ("noise_multiplier", 0.0, math.inf, None),

@@ -8,9 +8,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.types import Task
-from mlflow_privacy.zoo.registry import nearest, sentence
 
 # `sklearn.utils.all_estimators` imports all of scikit-learn with its tests, which takes 5 s.
 _MODULES = (
@@ -87,11 +86,11 @@ def check_estimator(name: str, options: Mapping[str, Any], *, task: Task | None,
 
     cls = find_estimator(name)
     if cls is None:
-        return [sentence(f"{path}.model_name: unknown model {name!r}{nearest(name, estimator_names())}")]
+        return [f"{path}.model_name: unknown model {name!r}{nearest(name, estimator_names(), listed=True)}"]
     parameters = inspect.signature(cls).parameters
     valid = [p for p in parameters if parameters[p].kind is not inspect.Parameter.VAR_POSITIONAL]
     faults = [
-        sentence(f"unknown key {path}.model_options.{key} of {name}{nearest(key, valid)}")
+        f"unknown key {path}.model_options.{key} of {name}{nearest(key, valid, listed=True)}"
         for key in options
         if key not in valid
     ]

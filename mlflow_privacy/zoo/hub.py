@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.types import Task
 from mlflow_privacy.zoo.cache import cached_arrays
 from mlflow_privacy.zoo.data import DataSet, make_dataset, make_text_dataset
 from mlflow_privacy.zoo.images import decode_images
-from mlflow_privacy.zoo.registry import data_folders, dataset, nearest
+from mlflow_privacy.zoo.registry import data_folders, dataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,7 +133,7 @@ def from_parts(
     asked = [*([text] if isinstance(text, str) else text or ()), *(c for c in (image, targets) if c is not None)]
     parts = [pool, *([population] if population is not None else [])]
     faults = [
-        f"{name} has no column {c!r} in its {what}{nearest(c, part.table.column_names)}"
+        f"{name} has no column {c!r} in its {what}{nearest(c, part.table.column_names, listed=True)}"
         for part, what in zip(parts, ("records", "population"))
         for c in asked
         if c not in part.table.column_names

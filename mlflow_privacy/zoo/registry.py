@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.types import Task
 from mlflow_privacy.zoo.data import DataSet, Inputs, make_dataset
 
@@ -47,27 +46,6 @@ class ModelEntry:
 
 
 MODELS: dict[str, ModelEntry] = {}
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ ", did you mean 'digits'?" if a valid word is near, else a short list of what is valid.
-
-    >>> nearest("digit", ["digits", "wine"])
-    ", did you mean 'digits'?"
-    >>> nearest("q", ["digits", "wine"])
-    '; valid are digits, wine'
-    """
-    words = sorted(words)
-    lower = {w.lower(): w for w in words}
-    near = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.5)
-    if near:
-        return f", did you mean {lower[near[0]]!r}?"
-    return f"; valid are {', '.join(words)}" if 0 < len(words) <= 20 else ""
-
-
-def sentence(text: str) -> str:
-    """The text with a full stop, unless it ends in a question mark."""
-    return text if text.endswith("?") else f"{text}."
 
 
 def dataset(name: str) -> Callable[[F], F]:
@@ -204,8 +182,9 @@ def _option_faults(name: str, loader: Callable[..., Any], options: Mapping[str, 
     valid = loader_options(loader, family=(_match(name, DATASETS) or "").endswith(":"))
     if takes_any:
         return []
+    none = "" if valid else "; it has no options."
     return [
-        sentence(f"unknown key data.options.{key} of {name!r}{nearest(key, valid) if valid else '; it has no options'}")
+        f"unknown key data.options.{key} of {name!r}{none or nearest(key, valid, listed=True)}"
         for key in options
         if key not in valid
     ]
@@ -228,8 +207,8 @@ def check_dataset(name: str, options: Mapping[str, Any] | None = None) -> list[s
         return []
     if _is_file(name):
         return [f"data.options is for registered data sets, {name!r} is a file. Remove it."] if options else []
-    hint = nearest(name, [*DATASETS, *entries]) or f"; valid are {', '.join(sorted({*DATASETS, *entries}))}"
-    return [f"unknown data set {name!r}{sentence(hint)} A file must end in {', '.join(SUFFIXES)}."]
+    hint = nearest(name, sorted({*DATASETS, *entries}), cutoff=0.5, listed=True)
+    return [f"unknown data set {name!r}{hint} A file must end in {', '.join(SUFFIXES)}."]
 
 
 def data_folders(data_dir: str | Path | None, folders: Sequence[str | Path] = ()) -> list[Path]:
@@ -388,7 +367,7 @@ def check_model(name: str, options: Mapping[str, Any], *, task: Task | None, pat
         takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(entry.build).parameters.values())
         unknown = [] if takes_any else [key for key in options if key not in entry.options]
         return [
-            sentence(f"unknown key {path}.model_options.{key} of {name!r}{nearest(key, entry.options)}")
+            f"unknown key {path}.model_options.{key} of {name!r}{nearest(key, entry.options, listed=True)}"
             for key in unknown
         ] + (_torchvision_faults(entry) if entry.name.startswith(_TORCHVISION) else [])
     from mlflow_privacy.zoo.estimators import check_estimator, estimator_names
@@ -404,12 +383,12 @@ def check_model(name: str, options: Mapping[str, Any], *, task: Task | None, pat
         return [f"{path}.model_name: {fault}" for fault in check_transformer(name)] + idle
     if name.lower().startswith(_TORCHVISION):
         plain = name[len(_TORCHVISION) :]
-        hint = nearest(plain, _torchvision_names() or ())
-        return [sentence(f"{path}.model_name: torchvision has no classifier {plain!r}{hint}")]
+        hint = nearest(plain, _torchvision_names() or (), listed=True)
+        return [f"{path}.model_name: torchvision has no classifier {plain!r}{hint}"]
     likely = (_torchvision_names() or ()) if name.lower().startswith(_TORCHVISION_NAMES) else ()
-    hint = nearest(name, [*MODELS, *likely, *estimator_names()])
-    valid = f"; valid are {', '.join(sorted(MODELS))}, torchvision's classifiers and scikit-learn's classes"
-    return [sentence(f"{path}.model_name: unknown model {name!r}{hint or valid}")]
+    hint = nearest(name, [*MODELS, *likely, *estimator_names()], cutoff=0.5)
+    valid = f"; valid are {', '.join(sorted(MODELS))}, torchvision's classifiers and scikit-learn's classes."
+    return [f"{path}.model_name: unknown model {name!r}{hint or valid}"]
 
 
 def find_estimator(name: str) -> type | None:

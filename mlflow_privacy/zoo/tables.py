@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError, UnsafeError
+from mlflow_privacy.errors import ConfigError, UnsafeError, nearest
 from mlflow_privacy.types import Task
 from mlflow_privacy.zoo.data import DataSet, make_dataset, make_text_dataset
-from mlflow_privacy.zoo.registry import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +127,7 @@ def _text_table(
     use = [text] if isinstance(text, str) else list(text)
     named = [*(("text", c) for c in use), *([("targets", targets)] if targets is not None else [])]
     faults = [
-        f"data.{option}: {path.name} has no column {column!r}{nearest(column, columns)}"
+        f"data.{option}: {path.name} has no column {column!r}{nearest(column, columns, listed=True)}"
         for option, column in named
         if column not in columns
     ]
@@ -199,7 +198,7 @@ def _table_arrays(
     asked = [*([features] if isinstance(features, str) else features or ())]
     named = [("targets", targets), *(("drop", c) for c in drop), *(("features", c) for c in asked)]
     faults = [
-        f"data.{option}: {name} has no column {column!r}{nearest(column, columns)}"
+        f"data.{option}: {name} has no column {column!r}{nearest(column, columns, listed=True)}"
         for option, column in named
         if column not in columns
     ]

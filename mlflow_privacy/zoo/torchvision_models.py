@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 
 _AUXILIARY = ("googlenet", "inception_v3")  # have further outputs while they train
 _MISFIT = (RuntimeError, ValueError, AssertionError, IndexError, ZeroDivisionError, NotImplementedError)
@@ -137,10 +137,9 @@ def build(name: str, input_shape: tuple[int, ...], num_outputs: int, *, dropout:
       ConfigError: torchvision cannot be imported, has no such model, or the images do not fit it.
     """
     from mlflow_privacy.zoo.models import check_dropout
-    from mlflow_privacy.zoo.registry import nearest, sentence
 
     if name not in classifier_names():
-        raise ConfigError(sentence(f"torchvision has no classifier {name!r}{nearest(name, classifier_names())}"))
+        raise ConfigError(f"torchvision has no classifier {name!r}{nearest(name, classifier_names(), listed=True)}")
     return TorchvisionModel(
         name, tuple(input_shape), num_outputs, dropout=None if dropout is None else check_dropout(dropout)
     )

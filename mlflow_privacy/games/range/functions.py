@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.errors import ConfigError, DesignError, nearest
 from mlflow_privacy.types import Records
 
 
@@ -60,8 +59,8 @@ def sample_range(name: str, records: Records, n_samples: int, rng: np.random.Gen
       ['a#0', 'a#1', 'a#2']
     """
     if name not in RANGE_FUNCTIONS:
-        near = difflib.get_close_matches(name, RANGE_FUNCTIONS, 1, 0)
-        raise ConfigError(f'No range function "{name}"; did you mean "{near[0]}"? There are {sorted(RANGE_FUNCTIONS)}.')
+        hint = nearest(name, RANGE_FUNCTIONS, shown='"{}"'.format) or "."
+        raise ConfigError(f'There is no range function "{name}"{hint} There are {", ".join(sorted(RANGE_FUNCTIONS))}.')
     if n_samples < 1:
         raise ConfigError(f"n_samples must be at least 1, got {n_samples}.")
     return RANGE_FUNCTIONS[name](records, n_samples, rng, **options)

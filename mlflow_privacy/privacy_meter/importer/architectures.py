@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.errors import ConfigError
-from mlflow_privacy.zoo.registry import nearest
+from mlflow_privacy.errors import ConfigError, nearest
 
 # Of each layer with parameters, in the order of the forward pass.
 _LAYERS = {

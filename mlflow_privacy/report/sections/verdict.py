@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.report.document import Finding, Limit, LimitState, People
 from mlflow_privacy.report.text import (
     blind_differs,
@@ -59,8 +58,7 @@ def check_thresholds(thresholds: Mapping[str, float], known: list[str]) -> None:
     for given, limit in thresholds.items():
         name = given.removeprefix(_PREFIX)
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f", did you mean {near[0]!r}?" if near else f"; valid are {', '.join(known[:12])}."
+            hint = nearest(name, known, cutoff=0.5, listed=True)
             faults.append(f"thresholds has {given!r}, which is no metric of this audit{hint}")
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not math.isfinite(limit):
             faults.append(f"thresholds[{given!r}] must be a finite number such as 0.6, got {limit!r}.")

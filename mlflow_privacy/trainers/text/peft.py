@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_privacy.errors import RecipeError, StoreError
+from mlflow_privacy.errors import RecipeError, StoreError, nearest
 from mlflow_privacy.text import Objective
-from mlflow_privacy.trainers.settings import fault_text, nearest
+from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.text.base import own_trainable, shared_copy
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
