@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow_privacy.evaluators.hook import EVALUATOR
+from mlflow_privacy.evaluators import EVALUATOR
 
 
 def evaluate(model_uri: Any, **options: Any) -> Any:

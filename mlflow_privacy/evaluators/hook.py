@@ -10,7 +10,8 @@ import functools
 import sys
 from typing import Any
 
-EVALUATOR = "privacy_meter"
+from mlflow_privacy.evaluators import EVALUATOR
+
 _MARK = "_mlflow_privacy_original"
 
 
