@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 _PREFIX = "privacy/"
 _TPR = re.compile(r"tpr_at_fpr_\d+(\.\d+)?(e-?\d+)?")
-# Metrics in [0, 1], for which a limit beyond it is a slip: 5 where 0.05 was meant.
-_SHARE = re.compile(r"auc|tpr_at_fpr_.+|balanced_accuracy|advantage|.*_accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,15 +241,6 @@ def tag_verdict(
         raise ConfigError(f"{model_uri} is no registered or logged model, so it has no tags to write a verdict to.")
 
 
-def is_share(name: str) -> bool:
-    """Whether a metric lies in [0, 1].
-
-    >>> is_share("privacy/rmia/auc"), is_share("privacy/fidelity/target_member_loss")
-    (True, False)
-    """
-    return bool(_SHARE.fullmatch(name.rsplit("/", 1)[-1]))
-
-
 def latest_metrics(model_uri: str, client: MlflowClient | None = None) -> dict[str, float]:
     """Metrics of the newest finished audit of a model.
 
@@ -270,8 +259,11 @@ def _limit_fault(name: str, limit: float) -> str:
     """What is wrong with a limit, "" if nothing."""
     if not math.isfinite(limit):
         return f"{name}: the limit must be a finite number, got {limit}."
-    if is_share(name) and not 0 <= limit <= 1:
-        return f"{name}: the limit of a rate must be in [0, 1], got {limit:g} (for 5 % write 0.05)."
+    if not 0 <= limit <= 1:
+        from mlflow_privacy.metrics import is_share
+
+        if is_share(name):
+            return f"{name}: the limit of a rate must be in [0, 1], got {limit:g} (for 5 % write 0.05)."
     return ""
 
 

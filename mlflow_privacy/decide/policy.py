@@ -173,10 +173,11 @@ def _faults(error: ValidationError) -> list[str]:
 
 def _rule_fault(rule: Rule) -> str:
     """What is wrong with a rule's bound, "" if nothing."""
-    from mlflow_privacy.decide.gate import is_share
+    if not 0 <= rule.bound <= 1:
+        from mlflow_privacy.metrics import is_share
 
-    if is_share(rule.name) and not 0 <= rule.bound <= 1:
-        return f"{rule.metric}: the bound of a rate must be in [0, 1], got {rule.bound:g} (for 5 % write 0.05)."
+        if is_share(rule.name):
+            return f"{rule.metric}: the bound of a rate must be in [0, 1], got {rule.bound:g} (for 5 % write 0.05)."
     if rule.metric.endswith(("_low", "_high")):
         return f"{rule.metric}: name the metric without _low or _high, and say end: lower or end: upper."
     return ""
