@@ -42,6 +42,18 @@ def load_entry_points(group: str) -> dict[str, Callable[[], Any]]:
     return {entry.name: loading(entry) for entry in entry_points(group=group)}
 
 
+def package_of(group: str, name: str) -> str:
+    """The installed package that adds an entry, with its version, for messages; "" if none does.
+
+    >>> package_of("mlflow_privacy.no_such_group", "root")
+    ''
+    """
+    from importlib.metadata import entry_points
+
+    found = next((entry.dist for entry in entry_points(group=group, name=name) if entry.dist), None)
+    return f"{found.name} {found.version}" if found else ""
+
+
 class Registry(MutableMapping[str, T], Generic[T]):
     """Entries by name: our own, those that a caller registers, and those of installed packages.
 
@@ -81,9 +93,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             entry = self._packages()[name]()
-            if self._check is not None:
-                self._check(name, entry)
-            self._entries.setdefault(name, entry)  # importing a package may have registered it already
+            if name not in self._entries:  # else a decorator in the package has registered it at its import
+                self[name] = entry
         found = self._entries[name]
         if isinstance(found, str):
             module, _, attribute = found.partition(":")

@@ -1,16 +1,59 @@
 """Membership inference attacks: pure functions from signals to scores; higher = more likely a member.
 
-Each lives in its own module (`attacks.rmia.rmia`, `attacks.lira.lira`, …) and works on NumPy arrays and torch tensors.
+Each lives in its own module (`attacks.rmia`, `attacks.lira`, …), works on NumPy arrays and torch tensors, and can be
+called here as it is: `from mlflow_privacy.attacks import rmia`. `ATTACKS` holds them by name with what each needs, and
+takes further ones through the decorator `attack`.
 """
 
+from mlflow_privacy.attacks.definition import Attack
+from mlflow_privacy.attacks.gap import gap
+from mlflow_privacy.attacks.language import (
+    base_ratio,
+    lowercase_ratio,
+    min_k,
+    min_k_plus,
+    neighbourhood,
+    recall,
+    zlib_ratio,
+)
+from mlflow_privacy.attacks.lira import lira, lira_offline
+from mlflow_privacy.attacks.population import attack_p, loss_threshold
+from mlflow_privacy.attacks.reference import attack_r
 from mlflow_privacy.attacks.registry import (
     ATTACKS,
-    Attack,
+    attack,
     available,
     check_options,
     default_attacks,
     extra_signals,
     run_attack,
 )
+from mlflow_privacy.attacks.rmia import rmia, rmia_offline
+from mlflow_privacy.attacks.tuning import tune_a
 
-__all__ = ["ATTACKS", "Attack", "available", "check_options", "default_attacks", "extra_signals", "run_attack"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "attack",
+    "attack_p",
+    "attack_r",
+    "available",
+    "base_ratio",
+    "check_options",
+    "default_attacks",
+    "extra_signals",
+    "gap",
+    "lira",
+    "lira_offline",
+    "loss_threshold",
+    "lowercase_ratio",
+    "min_k",
+    "min_k_plus",
+    "neighbourhood",
+    "recall",
+    "rmia",
+    "rmia_offline",
+    "run_attack",
+    "tune_a",
+    "zlib_ratio",
+]

@@ -1,256 +1,77 @@
-"""The attacks by name, what each needs, and how to run one on `Signals`."""
+"""The attacks by name, ours and those that others add, and how to run one on `Signals`."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import inspect
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from mlflow_privacy.attacks._arrays import missing_references, to_numpy
-from mlflow_privacy.attacks.extras import EXTRAS, extra_key
-from mlflow_privacy.attacks.gap import gap
-from mlflow_privacy.attacks.language import (
-    base_ratio,
-    lowercase_ratio,
-    min_k,
-    min_k_plus,
-    neighbourhood,
-    recall,
-    zlib_ratio,
-)
-from mlflow_privacy.attacks.lira import lira, lira_offline
-from mlflow_privacy.attacks.population import attack_p, loss_threshold
-from mlflow_privacy.attacks.reference import attack_r
-from mlflow_privacy.attacks.rmia import rmia, rmia_offline, tune_a
-from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.attacks.definition import LINKS, Attack, check_attack, check_given, run, why_not
+from mlflow_privacy.attacks.own import OWN
+from mlflow_privacy.errors import ConfigError, nearest
+from mlflow_privacy.plugins import Registry
 from mlflow_privacy.types import Link, Scores, Signals
 
-_logger = logging.getLogger(__name__)
+F = TypeVar("F", bound=Callable[..., Any])
 
-_RMIA = "Zarifzadeh, Liu and Shokri (2024), https://arxiv.org/abs/2312.03262"
-_LIRA = "Carlini et al. (2022), https://arxiv.org/abs/2112.03570"
-_YE = "Ye et al. (2022), https://arxiv.org/abs/2111.09679"
-_YEOM = "Yeom et al. (2018), https://arxiv.org/abs/1709.01604"
-_CARLINI = "Carlini et al. (2021), https://arxiv.org/abs/2012.07805"
-_CONFIDENCE = frozenset({"link:logit", "link:log"})
-_TOKENS = frozenset({"link:log"})
-_ALL_SIX = ("target", "reference", "member", "population", "population_reference", "population_member")
+ATTACKS: Registry[Attack] = Registry("mlflow_privacy.attacks", OWN, check_attack)
 
 
-@dataclasses.dataclass(frozen=True)
-class Attack:
-    """One attack: the function and what a reader must know about it.
+def attack(
+    name: str,
+    *,
+    title: str,
+    threat_model: str,
+    paper: str,
+    inputs: Iterable[str] = ("target",),
+    needs: Iterable[str] = (),
+    extras: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[F], F]:
+    """A decorator that makes a plain function over arrays an attack of `ATTACKS`; the function stays what it is.
 
-    Attributes:
-      name: key of `ATTACKS`.
+    From then on audits take its name in `attacks=`, config files in `audit.attacks`, thresholds as `<name>/auc`, and
+    reports show its title. A package that is to be found without being imported names the function in its entry points
+    of the group "mlflow_privacy.attacks", under the same name.
+
+    Args:
+      name: letters, digits and _; none of our own attacks.
       title: for figures and tables.
-      function: pure function over arrays; its keyword-only parameters are the attack's options.
-      inputs: fields of `Signals` that it takes, in order.
-      needs: "reference", "in", "out" (every record has such a reference), "population", and the links it accepts
-        ("link:logit", "link:log", "link:label").
-      threat_model: what the attacker sees and has, in one sentence.
-      paper: citation with address.
-      labels_only: it works with a model that gives labels only.
-      extras: kinds of extra signals (`attacks.extras.EXTRAS`) that the function takes after `inputs`, each with the
-        options it is computed with and their defaults. They are options of the attack.
+      threat_model: what the attacker sees and has, a sentence.
+      paper: citation with address, or who made it.
+      inputs: fields of `Signals` that the function takes, in order: "target", "reference", "member", "population",
+        "population_reference", "population_member".
+      needs: "reference", "in", "out" (every record has such a reference), "population", and the links that it works
+        with, "link:logit", "link:log", "link:label"; without a link those of confidences, "link:logit" and "link:log".
+        A parameter `link` gets the one at hand.
+      extras: kinds of extra signals (`attacks.extras.EXTRAS`) that it takes after `inputs`, with their options.
+
+    The function returns (n,) scores, higher = more likely a member, or `Scores` with a tie-break. Its keyword-only
+    parameters are the attack's options.
+
+    Raises: ConfigError: (by the decorator) the name is one of ours, or a value is none of those above; all at once.
+
+    Example:
+      >>> @attack("margin", title="Margin", threat_model="Black box with confidences, references without the record.",
+      ...         paper="An example", inputs=("target", "reference", "member"), needs=("reference", "out"))
+      ... def margin(target, reference, member, *, scale=1.0):
+      ...     return scale * (target - (reference * ~member).sum(axis=1) / (~member).sum(axis=1))
+      >>> ATTACKS["margin"].options, "margin" in ATTACKS
+      ({'scale': 1.0}, True)
+      >>> del ATTACKS["margin"]
     """
+    if name in OWN:
+        raise ConfigError(f"There is an attack {name!r} already, one of our own; give yours another name.")
+    given = frozenset([needs] if isinstance(needs, str) else needs)
+    links = frozenset() if given & set(LINKS) else frozenset({"link:logit", "link:log"})
 
-    name: str
-    title: str
-    function: Callable[..., Scores]
-    inputs: tuple[str, ...]
-    needs: frozenset[str]
-    threat_model: str
-    paper: str
-    labels_only: bool = False
-    extras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options and their defaults."""
-        of_signals = {name: default for options in self.extras.values() for name, default in options.items()}
-        return {**of_signals, **self._of_function}
-
-    @property
-    def _of_function(self) -> dict[str, Any]:
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "link"}
-
-    def extra_keys(self, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-        """Keys of the extra signals that it takes with these options, in order.
-
-        Raises: ConfigError: an option of a signal is not valid.
-        """
-        given = options or {}
-        return tuple(
-            extra_key(kind, {name: given.get(name, default) for name, default in defaults.items()})
-            for kind, defaults in self.extras.items()
+    def add(function: F) -> F:
+        fields = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        labels = given & set(LINKS) == {"link:label"}
+        ATTACKS[name] = Attack(
+            name, title, function, fields, given | links, threat_model, paper, labels_only=labels, extras=extras or {}
         )
+        return function
 
-    def __call__(self, signals: Signals, **options: Any) -> Scores:
-        """`run_attack` without the options in use."""
-        return run_attack(self.name, signals, **options)[0]
-
-
-ATTACKS: dict[str, Attack] = {
-    attack.name: attack
-    for attack in (
-        Attack(
-            "rmia",
-            "RMIA",
-            rmia,
-            _ALL_SIX,
-            frozenset({"reference", "in", "out", "population"}) | _CONFIDENCE,
-            "Black box with confidences, online: the attacker trains reference models with and without each record "
-            "and has a population sample; strong from a few references on.",
-            _RMIA,
-        ),
-        Attack(
-            "rmia_offline",
-            "RMIA (offline)",
-            rmia_offline,
-            _ALL_SIX,
-            frozenset({"reference", "out", "population"}) | _CONFIDENCE,
-            "Black box with confidences, offline: reference models trained without the record and a population "
-            "sample; one reference is enough.",
-            _RMIA,
-        ),
-        Attack(
-            "lira",
-            "LiRA",
-            lira,
-            ("target", "reference", "member"),
-            frozenset({"reference", "in", "out"}) | _CONFIDENCE,
-            "Black box with confidences, online: reference models with and without each record; at its best with 64 "
-            "and more.",
-            _LIRA,
-        ),
-        Attack(
-            "lira_offline",
-            "LiRA (offline)",
-            lira_offline,
-            ("target", "reference", "member"),
-            frozenset({"reference", "out"}) | _CONFIDENCE,
-            "Black box with confidences, offline: reference models trained without the record; at its best with 64 "
-            "and more.",
-            _LIRA,
-        ),
-        Attack(
-            "reference",
-            "Reference (Attack-R)",
-            attack_r,
-            ("target", "reference", "member"),
-            frozenset({"reference", "out"}) | _CONFIDENCE,
-            "Black box with confidences, offline: reference models trained without the record, no population.",
-            _YE,
-        ),
-        Attack(
-            "population",
-            "Population (Attack-P)",
-            attack_p,
-            ("target", "population"),
-            frozenset({"population"}) | _CONFIDENCE,
-            "Black box with confidences: a population sample and no reference models.",
-            _YE,
-        ),
-        Attack(
-            "loss",
-            "Loss threshold",
-            loss_threshold,
-            ("target",),
-            _CONFIDENCE,
-            "Black box with confidences: the loss of the record and nothing else.",
-            _YEOM,
-        ),
-        Attack(
-            "gap",
-            "Gap (labels only)",
-            gap,
-            ("target",),
-            frozenset({"link:label"}),
-            "Black box that shows predicted labels only; no reference models, no population.",
-            _YEOM,
-            labels_only=True,
-        ),
-        Attack(
-            "base_ratio",
-            "Base-model ratio",
-            base_ratio,
-            ("target",),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline: the public model before fine-tuning is the one "
-            "reference; nothing is trained.",
-            "Mireshghallah et al. (2022), https://arxiv.org/abs/2205.12506",
-            extras={"base": {}},
-        ),
-        Attack(
-            "min_k_plus",
-            "Min-K%++",
-            min_k_plus,
-            (),
-            _TOKENS,
-            "Grey box: the whole next-token distribution at each place; no reference models.",
-            "Zhang et al. (2025), https://arxiv.org/abs/2404.02936",
-            extras={"min_k_plus": {"k": 0.2}},
-        ),
-        Attack(
-            "min_k",
-            "Min-K%",
-            min_k,
-            (),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline; no reference models.",
-            "Shi et al. (2024), https://arxiv.org/abs/2310.16789",
-            extras={"min_k": {"k": 0.2}},
-        ),
-        Attack(
-            "zlib",
-            "zlib ratio",
-            zlib_ratio,
-            ("target",),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline; a compressor stands in for a reference model.",
-            _CARLINI,
-            extras={"zlib": {}},
-        ),
-        Attack(
-            "lowercase",
-            "Lower-case ratio",
-            lowercase_ratio,
-            ("target",),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline: a second query with the text in lower case; no "
-            "reference models.",
-            _CARLINI,
-            extras={"lowercase": {}},
-        ),
-        Attack(
-            "neighbourhood",
-            "Neighbourhood",
-            neighbourhood,
-            ("target",),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline: a public masked language model writes neighbours of "
-            "each text; many queries a record, no reference models.",
-            "Mattern et al. (2023), https://arxiv.org/abs/2305.18462",
-            extras={"neighbours": {"n": 25, "replaced": 1, "seed": 0}},
-        ),
-        Attack(
-            "recall",
-            "ReCaLL",
-            recall,
-            ("target",),
-            _TOKENS,
-            "Black box with log-probabilities of tokens, offline: a few texts known to be no members serve as prefix; "
-            "no reference models.",
-            "Xie et al. (2024), https://arxiv.org/abs/2406.15968",
-            extras={"recall": {}},
-        ),
-    )
-}
+    return add
 
 
 def default_attacks(
@@ -312,27 +133,7 @@ def available(name: str, signals: Signals, options: Mapping[str, Any] | None = N
       >>> available("rmia", signals)
       'There are no reference models. Train some with num_ref_models=8, or use the attacks that need none.'
     """
-    attack = _attack(name)
-    links = sorted(need.removeprefix("link:") for need in attack.needs if need.startswith("link:"))
-    if signals.link not in links:
-        if attack.labels_only:
-            return f"Attack {name} works on predicted labels only; this model gives more, use the other attacks."
-        if attack.extras:
-            return (
-                f'Attack {name} needs the log-probabilities of tokens (link log), this model gives "{signals.link}": '
-                "it is for causal language models."
-            )
-        return f'Attack {name} needs confidences (link {" or ".join(links)}), this model gives "{signals.link}" only.'
-    if "reference" in attack.needs:
-        reason = missing_references(signals.member, need_in="in" in attack.needs, need_out="out" in attack.needs)
-        if reason:
-            return reason
-    if "population" in attack.needs and not signals.population.shape[0]:
-        return f"Attack {name} needs population records, there are none. Pass population=..., or a larger holdout."
-    for kind, key in zip(attack.extras, attack.extra_keys(options)):
-        if key not in signals.extra:
-            return f'Attack {name} needs the signal "{key}" ({EXTRAS[kind].meaning}). {EXTRAS[kind].remedy}'
-    return ""
+    return why_not(_attack(name), signals, options)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
@@ -343,16 +144,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     Example:
       >>> check_options("rmia", {"gamma": 2.0})
     """
-    defaults = _attack(name).options
-    unknown = [key for key in options if key not in defaults]
-    if unknown:
-        raise ConfigError(
-            " ".join(
-                f"Attack {name} has no option '{key}'{_nearest(key, defaults)}; it has {', '.join(defaults) or 'none'}."
-                for key in unknown
-            )
-        )
-    _attack(name).extra_keys(options)
+    check_given(_attack(name), options)
 
 
 def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dict[str, Any]]:
@@ -377,52 +169,11 @@ def run_attack(name: str, signals: Signals, **options: Any) -> tuple[Scores, dic
       >>> scores.value.tolist(), used
       ([1.0, 1.0], {})
     """
-    attack = _attack(name)
-    defaults = attack.options
-    check_options(name, options)
-    reason = available(name, signals, options)
-    if reason:
-        raise DesignError(f"Attack {name} cannot run: {reason}")
-    used = {**defaults, **options}
-    if attack.function is rmia_offline:
-        used |= _offline_a(signals, options, used["a"])
-    keywords = {key: value for key, value in used.items() if key in attack._of_function and value is not None}
-    if "link" in inspect.signature(attack.function).parameters:
-        keywords["link"] = signals.link
-    arrays = [getattr(signals, field) for field in attack.inputs]
-    arrays += [signals.extra[key] for key in attack.extra_keys(used)]
-    scores = attack.function(*arrays, **keywords)
-    tie = None if scores.tie is None else to_numpy(scores.tie)
-    return Scores(to_numpy(scores.value), tie), used
-
-
-def _offline_a(signals: Signals, options: dict[str, Any], default: float) -> dict[str, Any]:
-    """`a` of the offline transform: as given, tuned, or the default where no reference can stand in."""
-    if signals.link != "logit":
-        return {"a": None, "a_tuned": False}
-    if options.get("a") is not None:
-        return {"a": options["a"], "a_tuned": False}
-    nobodys = None if signals.population_member.any() else signals.population_reference
-    tuned = tune_a(signals.reference, signals.member, nobodys)
-    if tuned is None:
-        m = signals.member.shape[1]
-        _logger.info(
-            "RMIA offline keeps a=%g: %d reference models are too few to tune it; 4 are enough, 2 with a population.",
-            default,
-            m,
-        )
-        return {"a": default, "a_tuned": False}
-    return {"a": tuned, "a_tuned": True}
+    return run(_attack(name), signals, options)
 
 
 def _attack(name: str) -> Attack:
     """The attack of that name."""
     if name not in ATTACKS:
-        raise ConfigError(f"There is no attack '{name}'{_nearest(name, ATTACKS)}; there are {', '.join(ATTACKS)}.")
+        raise ConfigError(f"There is no attack '{name}'{nearest(name, ATTACKS)}; there are {', '.join(ATTACKS)}.")
     return ATTACKS[name]
-
-
-def _nearest(name: str, valid: Any) -> str:
-    """', did you mean ...?' if something valid is near."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1)
-    return f", did you mean '{near[0]}'?" if near else ""

@@ -75,7 +75,7 @@ def test_given_a_is_kept_and_too_few_references_fall_back(caplog):
         "strict": False,
         "a_tuned": False,
     }
-    with caplog.at_level(logging.INFO, logger="mlflow_privacy.attacks.registry"):
+    with caplog.at_level(logging.INFO, logger="mlflow_privacy.attacks.own"):
         pair = make_signals(m=2)
         pool = {"population_reference": pair.reference, "population_member": pair.member, "population": pair.target}
         used = run_attack("rmia_offline", dataclasses.replace(pair, **pool))[1]  # non-members stand in for a population
