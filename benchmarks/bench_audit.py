@@ -115,7 +115,7 @@ def main() -> None:
     )
     options = AuditOptions(num_ref_models=arguments.references, device=arguments.device, progress=False)
     memory = StageMemory()
-    logger = logging.getLogger("mlflow_privacy.auditing.pipeline")
+    logger = logging.getLogger("mlflow_privacy.auditing.clock")
     logger.setLevel(logging.INFO)
     logger.addHandler(memory)
     with open_store() if arguments.mlflow else contextlib.nullcontext(None) as store:

@@ -1,11 +1,13 @@
-"""Which way imports go, and what `import mlflow` may cost."""
+"""The plan of the house: which room may import which, no circles, and what `import mlflow` may cost.
+
+A room is a folder of `mlflow_privacy/`, or a part of one that stands at another height. Each may import itself, the
+ground floor, and the rooms named beside it; every row names rows above it only, so the data goes one way.
+"""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1] / "mlflow_privacy"
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -22,47 +24,131 @@ def imports(path, *, top_level_only=False):
             yield node.module
 
 
-def room(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+GROUND = {"errors", "stats", "types", "fingerprint", "design", "text", "seeding", "plugins", "_version", ""}
+PLAN = {
+    "attacks": set(),  # arrays → scores
+    "metrics": set(),  # scores → estimates with intervals
+    "privacy_meter.safe_pickle": set(),  # pickles as plain data
+    "zoo": {"privacy_meter.safe_pickle"},  # named data sets and models
+    "report": {"metrics"},  # a result → pages
+    "store": {"metrics", "report"},  # reference runs, signals and results in MLflow
+    "trainers": {"zoo"},  # a recipe → trained models
+    "signals": {"attacks", "trainers"},  # a model and records → what it says of them
+    "executor": {"trainers", "store"},  # who trains what, where
+    "games": {"attacks", "metrics", "signals", "zoo"},  # the question that is asked
+    "lineage": {"store", "trainers", "zoo"},  # a model URI → model, records, recipe
+    "auditing": {
+        *("attacks", "metrics", "report", "store", "trainers", "signals", "executor", "games", "lineage"),
+    },  # the audit
+    "evaluators": {"auditing", "games", "lineage", "store"},  # MLflow's side of the door
+    "privacy_meter.log_dir": {"report", "store", "zoo"},  # results in Privacy Meter's layout
+    "experiment": {
+        *("attacks", "metrics", "auditing", "evaluators", "games", "lineage", "privacy_meter.log_dir", "signals"),
+        *("store", "trainers", "zoo"),
+    },  # from a YAML file to audited versions
+    "decide": {"experiment", "metrics", "report", "store"},  # what is made of finished audits
+    "privacy_meter.importer": {
+        *("auditing", "experiment", "lineage", "privacy_meter.safe_pickle", "report", "store", "trainers", "zoo"),
+    },  # Privacy Meter's results into the registry
+    "cli": {"attacks", "decide", "experiment", "privacy_meter.importer"},  # one module a command
+}
+
+
+def module_name(path):
+    name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+NAMES = {module_name(path): path for path in MODULES}
+
+
+def imported(path):
+    """Our own modules that a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in NAMES)
+        elif isinstance(node, ast.ImportFrom) and node.module in NAMES:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in NAMES else node.module
+
+
+def room_of(name):
+    inside = name.removeprefix("mlflow_privacy").removeprefix(".")
+    return next((r for r in PLAN if inside == r or inside.startswith(f"{r}.")), inside.split(".")[0])
+
+
+def test_rooms_import_only_what_the_plan_allows():
+    wrong = []
+    for name, path in NAMES.items():
+        own = room_of(name)
+        for other in imported(path):
+            there = room_of(other)
+            if there != own and there not in GROUND and there not in PLAN.get(own, set()) and own != "__main__":
+                wrong.append(f"{name} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_stands_in_a_room_of_the_plan():
+    bare = {"privacy_meter", "__main__"}  # the folder itself, and the command line's door
+    assert {room_of(name) for name in NAMES} - set(PLAN) - GROUND - bare == set()
+
+
+def test_the_plan_itself_goes_one_way():
+    above = set()
+    for room, below in PLAN.items():
+        assert below <= above, room
+        above.add(room)
+
+
+def test_the_ground_floor_imports_nothing_above_it():
+    for name, path in NAMES.items():
+        if room_of(name) in GROUND - {""}:
+            assert {room_of(other) for other in imported(path)} <= GROUND, name
+
+
+def test_no_two_modules_import_each_other_not_even_in_functions():
+    graph = {name: set(imported(path)) - {name} for name, path in NAMES.items()}
+    graph["mlflow_privacy"] = set()  # the front door names what it shows, and imports it when it is asked for
+    while True:  # take away what imports nothing that is left, and what nothing that is left imports
+        used = set().union(*graph.values())
+        done = {name for name, others in graph.items() if not others & set(graph) or name not in used}
+        if not done:
+            break
+        graph = {name: others - done for name, others in graph.items() if name not in done}
+    assert graph == {}
 
 
 def test_mlflow_appears_only_at_the_two_ends():
-    allowed = {
-        "evaluators",
-        "lineage",
-        "store",
-        "experiment",
-        "experiment_models",
-        "importer",
-        "log_dir",
-        "cli",
-        "gate",
-        "compare",
-        "__init__",
-    }
+    allowed = {"evaluators", "lineage", "store", "experiment", "privacy_meter.importer", "privacy_meter.log_dir"}
+    allowed |= {"cli", "decide"}
     guilty = {
-        str(path.relative_to(ROOT))
-        for path in MODULES
-        if room(path) not in allowed and any(name.split(".")[0] == "mlflow" for name in imports(path))
+        name
+        for name, path in NAMES.items()
+        if room_of(name) not in allowed and any(other.split(".")[0] == "mlflow" for other in imports(path))
     }
-    assert guilty - {"trainers/project.py"} == set()
+    assert guilty == set()
 
 
-@pytest.mark.parametrize("inner", ["attacks", "metrics", "stats", "types", "errors", "design", "fingerprint", "config"])
-def test_inner_rooms_do_not_know_outer_ones(inner):
-    inner_rooms = {"attacks", "metrics", "stats", "types", "errors", "design", "fingerprint", "config", "_version"}
-    for path in MODULES:
-        if room(path) == inner:
-            ours = {name.split(".")[1] for name in imports(path) if name.startswith("mlflow_privacy.")}
-            assert ours <= inner_rooms, path
+# Modules that are themselves imported only when they are needed.
+LAZY = (
+    *("trainers/torch/", "trainers/stacked/", "trainers/text/", "trainers/fast_resnet/", "trainers/sklearn.py"),
+    *("signals/torch.py", "signals/sklearn.py", "signals/language/torch.py"),
+    *(
+        "zoo/layers.py",
+        "zoo/wide_resnet.py",
+        "zoo/vgg.py",
+        "zoo/torchvision_models.py",
+        "zoo/hlb_net.py",
+        "zoo/fast_resnet.py",
+    ),
+)
 
 
 def test_nothing_heavy_is_imported_at_the_top_of_a_module():
     for path in MODULES:
-        if path.parent.name in {"trainers", "signals"} and path.stem.split("_")[0] in {"torch", "sklearn", "fast"}:
-            continue  # imported lazily themselves
-        if path.parent.name == "zoo" and path.stem in {"layers", "wide_resnet", "vgg", "torchvision_models", "hlb_net"}:
-            continue  # modules, imported when one is built
+        if path.relative_to(ROOT).as_posix().startswith(LAZY):
+            continue
         heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
         assert not heavy, (path, heavy)
 

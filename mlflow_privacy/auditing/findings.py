@@ -1,4 +1,4 @@
-"""What could make an audit wrong, and what it ran on."""
+"""What an audit says beside its scores: what could make it wrong, how like the target its references are, its parts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from mlflow_privacy._version import __version__
-from mlflow_privacy.types import AuditResult, AuditTarget
+from mlflow_privacy.auditing.records_view import record_texts
+from mlflow_privacy.auditing.references import References, split_means
+from mlflow_privacy.design import Design
+from mlflow_privacy.types import (
+    AttackResult,
+    AuditResult,
+    AuditTarget,
+    Evidence,
+    Fidelity,
+    ModelOutputs,
+    Records,
+    Signals,
+)
 
 FEW_REFERENCES = 4
+_SHOWN = 200  # records whose content is kept for the report
 _PACKAGES = ("mlflow", "numpy", "scipy", "scikit-learn", "torch", "transformers")
 
 
@@ -85,3 +102,57 @@ def environment(device: str) -> dict[str, str]:
     if torch is not None and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def fidelity_of(own: ModelOutputs, member: np.ndarray, references: References | None) -> Fidelity:
+    """Accuracy and loss of target and references on members and non-members."""
+    if references is None:
+        return Fidelity(split_means(own, member), {}, {})
+    each = references.quality
+    columns = {key: np.array([values[key] for values in each]) for key in each[0]}
+    return Fidelity(
+        target=split_means(own, member),
+        reference={key: float(values.mean()) for key, values in columns.items()},
+        reference_std={key: float(values.std()) for key, values in columns.items()},
+    )
+
+
+def exposed_content(asked: Records, attacks: Sequence[AttackResult]) -> dict[str, str]:
+    """The content of the records that any attack ranks highest: more than a report lists."""
+    top = {int(i) for attack in attacks for i in np.argsort(-attack.scores.rank(), kind="stable")[:_SHOWN]}
+    return record_texts(asked.take(np.array(sorted(top))))
+
+
+def evidence_of(target: AuditTarget, signals: Signals, references: References | None) -> Evidence:
+    """What the scores were made of, over the whole pool."""
+    rows = np.zeros((0, len(target.pool)), bool) if references is None else references.rows
+    return Evidence(
+        pool_ids=target.pool.row_ids,
+        membership=np.concatenate([np.asarray(target.membership, bool)[None], rows]),
+        signals=signals,
+        population_ids=np.array([], str) if target.population is None else target.population.row_ids,
+        quality=() if references is None else references.quality,
+    )
+
+
+def describe_references(
+    references: References | None, design: Design, target: AuditTarget, num_queries: int
+) -> dict[str, Any]:
+    """What the report says of the references."""
+    return {
+        "n": 0 if references is None else len(references.run_ids),
+        "n_loaded": 0 if references is None else references.n_loaded,
+        "n_trained": 0 if references is None else references.n_trained,
+        "n_imported": 0 if references is None else references.n_imported,
+        "fraction": design.fraction,
+        "target_fraction": float(np.mean(target.membership[slice(None) if design.always is None else ~design.always])),
+        "n_always": 0 if design.always is None else int(design.always.sum()),
+        "seed": design.seed,
+        "run_ids": [] if references is None else list(references.run_ids),
+        "fingerprint": None if references is None else references.fingerprint,
+        "recipe": None if target.recipe is None else {"kind": target.recipe.kind, "spec": target.recipe.spec},
+        "recipe_source": "" if target.recipe is None else target.recipe.source,
+        "problem": target.recipe_problem,
+        "n_pool": len(target.pool),
+        "num_queries": num_queries,
+    }

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
+from mlflow_privacy.games.game import Setting, game_name
+from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.metrics import DEFAULT_FPRS
 
 # Those that ship with joblib or register with it, and ours.
@@ -21,8 +22,7 @@ def executor_name(value: Any) -> Any:
     registered = getattr(sys.modules.get("joblib.parallel"), "BACKENDS", {})
     if isinstance(value, str) and (value in EXECUTORS or value in registered):
         return value
-    near = difflib.get_close_matches(str(value).lower(), EXECUTORS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(value, EXECUTORS)
     raise ValueError(f"must be {', '.join(EXECUTORS)}, or a backend registered with joblib{hint}")
 
 
@@ -33,18 +33,9 @@ def no_bool(value: Any) -> Any:
     return value
 
 
-class AuditOptions(BaseModel):
+class AuditOptions(LineageOptions):
     """What `evaluator_config={"privacy_meter": {...}}` may hold. Every key is optional."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
-
-    # What to audit; each wins over lineage.
-    train: Any = None
-    holdout: Any = None
-    population: Any = None
-    targets: str | None = None
-    recipe: Mapping[str, Any] | None = None
-    train_fn: Callable[..., Any] | None = None
     # What the attacker of a language model has besides it.
     base: Any = None
     masked: Any = None
@@ -54,15 +45,13 @@ class AuditOptions(BaseModel):
     attack_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     num_ref_models: int = Field(default=8, ge=0)
     reference_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
-    random_seed: int = 0
     fprs: Sequence[Annotated[float, Field(ge=0.0, le=1.0)]] = DEFAULT_FPRS
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     blind_baseline: bool = True
-    population_size: int | None = Field(default=None, ge=1)
     data_size: int | None = Field(default=None, ge=4)
     num_queries: int = Field(default=2, ge=1)
     # The question asked; the attacks run for every one of them. See docs/games.md.
-    game: Literal["membership", "dp", "range", "usage"] = "membership"
+    game: Annotated[str, BeforeValidator(game_name)] = "membership"
     game_options: Mapping[str, Any] = Field(default_factory=dict)
     # How fast; never in a fingerprint.
     device: str = "auto"
@@ -70,9 +59,6 @@ class AuditOptions(BaseModel):
     executor: Annotated[str, BeforeValidator(executor_name)] = "auto"
     n_workers: Annotated[int | None, Field(ge=1), BeforeValidator(no_bool)] = None
     progress: bool | Literal["auto"] = "auto"
-    # What the caller explicitly allows.
-    allow_digest_mismatch: bool = False
-    allow_code: Sequence[str] = ()
     # What the report shows.
     thresholds: Mapping[str, float] = Field(default_factory=dict)
     slices: Sequence[str] = ()
@@ -80,6 +66,11 @@ class AuditOptions(BaseModel):
     # Where results go.
     write_back: bool = True
     headline: str | None = None
+
+    @property
+    def setting(self) -> Setting:
+        """What a game may know of these options."""
+        return Setting(self.random_seed, self.confidence, self.fprs, self.device, self.attack_options, self.masked)
 
 
 def parse_options(values: Mapping[str, Any]) -> AuditOptions:
@@ -102,9 +93,7 @@ def faults(error: ValidationError, model: type[BaseModel]) -> list[str]:
     for fault in error.errors():
         path = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path, model.model_fields, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else f"; valid are {', '.join(model.model_fields)}."
-            lines.append(f"  got an unexpected option {path!r}{hint}")
+            lines.append(f"  got an unexpected option {path!r}{nearest(path, model.model_fields, listed=True)}")
         else:
             said = fault["msg"].lower().removeprefix("value error, ")
             lines.append(f"  {path}: {said}, got {fault['input']!r}.")

@@ -12,7 +12,8 @@ import numpy as np
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError, DesignError
-from mlflow_privacy.fingerprint import data_digest, digest
+from mlflow_privacy.fingerprint import data_digest, digest, record_keys
+from mlflow_privacy.games.game import Question
 from mlflow_privacy.signals import model_outputs, residual_scale
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
@@ -55,12 +56,24 @@ class Asking:
         needed = {name: getattr(self.options, name) for name in _SENT if name in self.options.model_fields_set}
         return {**self.__dict__, "options": AuditOptions(**needed)}
 
-    def also(self, data: Sequence[Records], keys: Sequence[str]) -> Asking:
+    @property
+    def pool(self) -> Records:
+        """The audited records."""
+        return self.data[0]
+
+    def also(self, further: Sequence[Question]) -> Asking:
         """The same questions, and those of a game about further records."""
-        keys = [key if self.queries == 1 else digest({"data": key, "queries": self.queries}) for key in keys]
         return dataclasses.replace(
-            self, data=(*self.data, *data), keys=(*self.keys, *keys), n_further=self.n_further + len(data)
+            self,
+            data=(*self.data, *(question.records for question in further)),
+            keys=(*self.keys, *(_queried(question.key, self.queries) for question in further)),
+            n_further=self.n_further + len(further),
         )
+
+    def split(self, answers: Sequence[ModelOutputs]) -> tuple[tuple[ModelOutputs, ...], tuple[ModelOutputs, ...]]:
+        """Answers about pool and population, and those about further records."""
+        main = len(self.data) - self.n_further
+        return tuple(answers[:main]), tuple(answers[main:])
 
     def __call__(self, model: Any, extras: Sequence[str] = ()) -> tuple[ModelOutputs, ...]:
         """One model's outputs on each of `data`; the extra signals only on the audited records.
@@ -97,6 +110,16 @@ class Asking:
         return self.options.batch_size
 
 
+def in_canonical_order(target: AuditTarget) -> AuditTarget:
+    """The target with its pool in the order of the records' keys, whoever is a member.
+
+    Models trained on different parts of one pool so share its digest, and with it their reference models.
+    """
+    order = np.argsort(record_keys(target.pool), kind="stable")
+    always = None if target.always is None else np.asarray(target.always, bool)[order]
+    return dataclasses.replace(target, pool=target.pool.take(order), membership=target.membership[order], always=always)
+
+
 def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Asking:
     """What an audit asks of its target and of each reference.
 
@@ -113,7 +136,7 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(key if queries == 1 else digest({"data": key, "queries": queries}) for key in digests),
+        keys=tuple(_queried(key, queries) for key in digests),
         queries=queries,
         task=target.task,
         classes=np.unique(target.pool.y) if target.task == "classification" else None,
@@ -121,6 +144,11 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
         augmentation=augmentation,
         aids=_aids(target, options),
     )
+
+
+def _queried(key: str, queries: int) -> str:
+    """The key of answers that are means over several queries of a record."""
+    return key if queries == 1 else digest({"data": key, "queries": queries})
 
 
 def _check_both(member: np.ndarray, data_size: int | None) -> None:

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
 from mlflow_privacy.executor.plan import describe_work, make_plan, this_machine
 from mlflow_privacy.fingerprint import digest, recipe_digest
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
-from mlflow_privacy.types import ModelOutputs, Recipe, Records
+from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records
 
 __all__ = ["NoStore", "References", "Store", "ensure", "imported_key", "reference_key", "split_means"]
 _logger = logging.getLogger(__name__)
@@ -132,6 +133,19 @@ def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
         parts["always"] = members_digest(design.always)
     fingerprint = digest(parts)
     return ReferenceKey(fingerprint, index, members_digest(design.members(index)), design.train_seed(index))
+
+
+def too_big(target: AuditTarget, design: Design, options: AuditOptions, store: Store) -> str:
+    """Why references cannot be trained on this machine; "" if they can, are there already, or were asked for."""
+    asked_for = options.attacks is not None or "num_ref_models" in options.model_fields_set
+    if asked_for or target.recipe is None or target.recipe.kind != "transformers":
+        return ""
+    from mlflow_privacy.trainers.text.memory import shortage
+
+    key = reference_key(design, target.recipe, 0)
+    if len(store.find(key.fingerprint)) >= options.num_ref_models:
+        return ""
+    return "" if store.find_imported(imported_key(target.recipe, design)) else shortage(target.recipe, options.device)
 
 
 def ensure(

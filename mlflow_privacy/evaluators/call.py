@@ -79,15 +79,14 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     import mlflow
 
     from mlflow_privacy.evaluators.dataset import LineageDataset
-    from mlflow_privacy.games.audit import check_game
-    from mlflow_privacy.games.options import game_options
+    from mlflow_privacy.games.game import make_game
     from mlflow_privacy.lineage import resolve_target
 
     started = time.perf_counter()
     call = inspect.signature(original).bind(*args, **kwargs).arguments
     evaluators, model = call["evaluators"], call.get("model")
     options = parse_options(privacy_config(evaluators, call.get("evaluator_config")))
-    game_options(options.game, options.game_options)
+    game = make_game(options.game, options.game_options, options.setting)
     if model is None:
         raise ConfigError(
             "privacy_meter audits a model, and none was given: pass its URI, such as "
@@ -103,7 +102,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         if isinstance(model, str):
             call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
         target = resolve_target(model, options, loaded=call["model"])
-    check_game(target, options, options.num_ref_models if target.recipe is not None else 0)
+    game.check(target, options.num_ref_models if target.recipe is not None else 0, None)
     dataset = LineageDataset(target)
     if evaluators in (EVALUATOR, [EVALUATOR]):
         if call.get("data") is None:

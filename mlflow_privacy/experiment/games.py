@@ -10,7 +10,7 @@ import numpy as np
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.games.dp.canaries import mislabel
-from mlflow_privacy.games.options import game_faults
+from mlflow_privacy.games.game import GAMES, game_faults
 
 if TYPE_CHECKING:
     from mlflow_privacy.experiment.sections import DpAuditSection, ExperimentConfig, RamiaSection
@@ -87,7 +87,7 @@ def game_section_faults(values: Mapping[str, Any]) -> list[str]:
             "dp" if values.get("dp_audit") is not None else "range" if values.get("ramia") is not None else "membership"
         )
     given = audit.get("game_options")
-    if isinstance(given, Mapping) and name in ("membership", "dp", "range", "usage"):
+    if isinstance(given, Mapping) and name in GAMES:
         faults += [f"audit.game_options of the game {name}: {fault}" for fault in game_faults(name, given)]
     if name == "dp" and values.get("dp_audit") is None:
         faults.append("audit.game dp needs canaries: add the section dp_audit, such as dp_audit: {canary_size: 1000}.")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from mlflow_privacy.auditing.options import executor_name
+from mlflow_privacy.games.game import game_name
 from mlflow_privacy.metrics import DEFAULT_FPRS
 
 
@@ -133,7 +134,7 @@ class AuditSection(_Section):
     blind_baseline: bool = Field(
         True, description="Also try to tell members from non-members without the model; a good audit cannot."
     )
-    game: Literal["membership", "dp", "range", "usage"] | None = Field(
+    game: Annotated[str, BeforeValidator(game_name)] | None = Field(
         None,
         description="The question beside membership: a lower bound on ε (`dp`), membership of a range, or the share of "
         "the pool that was used. Default: `dp` if the file has the section `dp_audit`, `range` if it has `ramia`.",

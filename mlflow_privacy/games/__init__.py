@@ -1,4 +1,4 @@
-"""The questions an audit can ask beyond one record: lower bounds on ε, usage of a data set, membership of a range."""
+"""The questions an audit can ask: membership, lower bounds on ε, usage of a data set, membership of a range."""
 
 from mlflow_privacy.games.dp.bounds import EpsilonBound, GuessCurve, Verdict, contradicts
 from mlflow_privacy.games.dp.canaries import canary_coins, mislabel
@@ -9,6 +9,16 @@ from mlflow_privacy.games.dp.single_run import (
     one_run,
     one_run_fdp,
     one_run_of_counts,
+)
+from mlflow_privacy.games.game import (
+    GAMES,
+    Game,
+    GameEvidence,
+    GameOptions,
+    Question,
+    Setting,
+    game_faults,
+    make_game,
 )
 from mlflow_privacy.games.range.functions import (
     RANGE_FUNCTIONS,
@@ -36,11 +46,17 @@ from mlflow_privacy.games.usage.estimate import (
 )
 
 __all__ = [
+    "GAMES",
     "RANGE_FUNCTIONS",
     "RANGE_SCORES",
     "EpsilonBound",
+    "Game",
+    "GameEvidence",
+    "GameOptions",
     "GuessCurve",
+    "Question",
     "RangeSamples",
+    "Setting",
     "Trim",
     "UsageEstimate",
     "Verdict",
@@ -50,9 +66,11 @@ __all__ = [
     "epsilon_by_guesses",
     "evaluate_ranges",
     "few_guesses",
+    "game_faults",
     "gaussian_dp_bound",
     "guess_grid",
     "leave_one_out",
+    "make_game",
     "mislabel",
     "one_run",
     "one_run_fdp",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Entry, Manifest, read_canaries, read_rows
+from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -133,7 +133,7 @@ def _inputs_of(run: Any) -> list[Input]:
 
 
 def gather(
-    options: AuditOptions,
+    options: LineageOptions,
     manifest: Manifest,
     inputs: Sequence[Input],
     files: RunFiles | None,
@@ -172,7 +172,7 @@ def gather(
 
 
 def _given_parts(
-    role: str, data: Any, entry: Entry | None, options: AuditOptions, files: RunFiles | None
+    role: str, data: Any, entry: Entry | None, options: LineageOptions, files: RunFiles | None
 ) -> list[Part]:
     """Data that the caller passes; if it is what was logged, it counts as verified and its logged rows are taken."""
     source = "evaluator_config"
@@ -190,7 +190,9 @@ def _given_parts(
     return _rows_of(part, entry, files)
 
 
-def _manifest_parts(entry: Entry, inputs: Sequence[Input], options: AuditOptions, files: RunFiles | None) -> list[Part]:
+def _manifest_parts(
+    entry: Entry, inputs: Sequence[Input], options: LineageOptions, files: RunFiles | None
+) -> list[Part]:
     """The parts of one manifest entry, verified against its SHA-256."""
     targets = options.targets or entry.targets
     if entry.role == SPLIT:
@@ -264,7 +266,7 @@ def _sole_input(inputs: Sequence[Input]) -> Input:
     return training[0]
 
 
-def _input_parts(role: str, inputs: Sequence[Input], options: AuditOptions, problems: Problems) -> list[Part]:
+def _input_parts(role: str, inputs: Sequence[Input], options: LineageOptions, problems: Problems) -> list[Part]:
     """The parts of all dataset inputs of a role."""
     parts: list[Part] = []
     for item in inputs:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, RecipeError, UnsafeError
+from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import Recipe, Records, Task
 
@@ -72,7 +72,7 @@ def _full_path(name: str) -> str:
 
 
 def recipe_settings(
-    native: Any, options: AuditOptions, logged: Mapping[str, Any] | None, params: Mapping[str, str]
+    native: Any, options: LineageOptions, logged: Mapping[str, Any] | None, params: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
     """Settings layered by who says them, and their source in words.
 
@@ -155,7 +155,7 @@ def _number(*values: Any) -> float | None:
 
 def resolve_recipe(
     native: Any,
-    options: AuditOptions,
+    options: LineageOptions,
     *,
     logged: Mapping[str, Any] | None,
     params: Mapping[str, str],

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
+from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
@@ -31,7 +31,7 @@ _MEANING = {"train": "members", "holdout": "non_members", "population": "populat
 
 def resolve_target(
     model: str | PyFuncModel,
-    options: AuditOptions | None = None,
+    options: LineageOptions | None = None,
     *,
     loaded: PyFuncModel | None = None,
     client: MlflowClient | None = None,
@@ -59,7 +59,7 @@ def resolve_target(
     """
     import mlflow
 
-    options, client = options or AuditOptions(), client or mlflow.MlflowClient()
+    options, client = options or LineageOptions(), client or mlflow.MlflowClient()
     found = load_model(model, loaded=loaded, client=client)
     audited, label = found.model, found.model.uri
     run = None if audited.run_id is None else get_run(client, audited.run_id)
@@ -127,7 +127,7 @@ def resolve_target(
 
 def _records(
     parts: Sequence[Part],
-    options: AuditOptions,
+    options: LineageOptions,
     found: LoadedModel,
     problems: Problems,
     columns: tuple[str | None, str | None] = (None, None),
@@ -170,7 +170,7 @@ def _joined(parts: Sequence[Records], what: str) -> Records:
     return Records.concat([parts[0], *(same_form(parts[0], part, what) for part in parts[1:])])
 
 
-def _population(parts: Sequence[Records], pool: Records, options: AuditOptions) -> tuple[Records | None, list[str]]:
+def _population(parts: Sequence[Records], pool: Records, options: LineageOptions) -> tuple[Records | None, list[str]]:
     """The population without records of the pool, at most `population_size` of it."""
     if not parts:
         return None, []

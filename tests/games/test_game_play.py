@@ -10,9 +10,13 @@ from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.games.dp.game import play_dp
-from mlflow_privacy.games.options import DpOptions, RangeOptions, UsageOptions, game_faults, game_options
+from mlflow_privacy.games.dp.options import DpOptions
+from mlflow_privacy.games.game import Setting, game_faults, make_game
 from mlflow_privacy.games.range.game import RangePart, play_range
+from mlflow_privacy.games.range.options import RangeOptions
+from mlflow_privacy.games.range.points import hits_of
 from mlflow_privacy.games.usage.game import play_usage
+from mlflow_privacy.games.usage.options import UsageOptions
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.game_figures import game_figure
 from mlflow_privacy.trainers import make_recipe
@@ -282,35 +286,32 @@ def test_records_that_always_train_are_in_every_reference_and_nobody_asks_about_
 
 
 def test_range_points_depend_on_pool_and_seed_and_not_on_members():
-    from mlflow_privacy.games.audit import plan_game
-
     target = make_target()
-    options = with_game("range")
-    one = plan_game(target, target.pool, options)
-    two = plan_game(dataclasses.replace(target, membership=~target.membership), target.pool, options)
-    assert one.keys == two.keys
-    assert one.keys != plan_game(target, target.pool, options.model_copy(update={"random_seed": 1})).keys
+
+    def keys(target, seed=0):
+        return [question.key for question in make_game("range", {}, Setting(seed)).questions(target, target.pool)]
+
+    one = keys(target)
+    assert len(one) == 3
+    assert one == keys(dataclasses.replace(target, membership=~target.membership))
+    assert one != keys(target, seed=1)
 
 
 def test_missing_values_are_drawn_for_the_columns_that_are_asked():
-    from mlflow_privacy.games.audit import plan_game
-
     target = make_target()
-    options = with_game("range", function="missing_values", num_missing=2, col_ranges=[[0, 1], [5, 6]], n_samples=3)
-    game = plan_game(target, target.pool, options)
-    changed = (game.ranges[0].samples.x != np.repeat(target.pool.x, 3, 0)).any(0)
+    options = {"function": "missing_values", "num_missing": 2, "col_ranges": [[0, 1], [5, 6]], "n_samples": 3}
+    samples = make_game("range", options).questions(target, target.pool)[0].records
+    changed = (samples.x != np.repeat(target.pool.x, 3, 0)).any(0)
     assert changed.sum() == 2
-    first, second = game.ranges[0].samples.x[:, changed].T
+    first, second = samples.x[:, changed].T
     assert 0 <= first.min() <= first.max() <= 1
     assert 5 <= second.min() <= second.max() <= 6
 
 
 def test_a_ball_that_holds_a_training_record_is_a_member_whatever_its_centre():
-    from mlflow_privacy.games.audit import _hits
-
     pool = Records(np.array([[0.0], [1.0], [5.0]]), np.zeros(3), np.arange(3).astype(str))
     rows = np.array([[True, False], [False, False], [False, True]])
-    assert _hits(pool, pool, rows, 1.0).tolist() == [[True, False], [True, False], [False, True]]
+    assert hits_of(pool, pool, rows, 1.0).tolist() == [[True, False], [True, False], [False, True]]
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ def test_all_faults_of_the_options_are_told_at_once():
     faults = game_faults("range", {"n_samples": 0, "radus": 1, "score": "median", "flip": "yes"})
     assert len(faults) == 4
     with pytest.raises(ConfigError) as error:
-        game_options("range", {"n_samples": 0, "radus": 1})
+        make_game("range", {"n_samples": 0, "radus": 1})
     assert "n_samples" in str(error.value)
     assert "did you mean 'radius'" in str(error.value)
 
@@ -372,4 +373,4 @@ def test_exact_numbers_have_no_interval_in_the_metrics():
 
 def test_defaults_are_valid_options():
     for name, record in (("dp", DpOptions), ("range", RangeOptions), ("usage", UsageOptions)):
-        assert game_faults(name, dataclasses.asdict(record())) == []
+        assert game_faults(name, record().model_dump()) == []

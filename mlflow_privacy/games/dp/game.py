@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.errors import DesignError
+from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.games.dp.bounds import EpsilonBound, contradicts
+from mlflow_privacy.games.dp.options import DpOptions
 from mlflow_privacy.games.dp.single_run import epsilon_by_guesses, one_run, one_run_fdp
-from mlflow_privacy.games.options import DpOptions
-from mlflow_privacy.types import Estimate, GameResult, Scores
+from mlflow_privacy.games.game import Game, GameEvidence
+from mlflow_privacy.types import AuditTarget, Estimate, GameResult, Scores
 
 TITLE = "Lower bound on ε (differential privacy)"
 DEFAULT_DELTA = 1e-5
@@ -96,7 +96,7 @@ def play_dp(
         summary=f"ε ≥ {first.value:.3g} at δ = {delta:g}",
         rows=tuple(rows),
         metrics=metrics,
-        options={**dataclasses.asdict(options), "delta": delta, "confidence": confidence, "claimed_epsilon": claimed},
+        options={**options.model_dump(), "delta": delta, "confidence": confidence, "claimed_epsilon": claimed},
         assumption=" ".join(text if text.endswith(".") else f"{text}." for text in suppositions if text),
         figure=_figure(rank, member, first, claimed, shared),
     )
@@ -156,3 +156,57 @@ def _figure(
         "series": {"each number of guesses as if it alone had been tried": curve.pointwise[order].tolist()},
         "lines": lines,
     }
+
+
+class DpGame(Game):
+    """A lower bound on ε of the training, from canaries that fair coins decided about."""
+
+    Options = DpOptions
+    name = "dp"
+
+    def check(self, target: AuditTarget, n_references: int, attacks: Sequence[str] | None) -> None:
+        wanted = self.options.attack
+        if attacks is not None:
+            if wanted is not None and wanted not in attacks:
+                raise ConfigError(
+                    f'game_options attack={wanted!r} of the game "dp" is not among the attacks; running are '
+                    f"{', '.join(attacks)}."
+                )
+            return
+        if target.always is None and self.options.canaries != "all":
+            raise ConfigError(
+                'The game "dp" needs canaries: records of which an independent fair coin decided whether the model '
+                "trains on them. Draw the coins with mlflow_privacy.games.canary_coins, train on the canaries that are "
+                "in (and on everything else), and log them: log_lineage(train=..., holdout=LEFT_OUT_CANARIES, "
+                "canaries=ROWS_OF_TRAIN). If every record of the pool was decided about by such a coin, pass "
+                'game_options={"canaries": "all"}; after an ordinary train/test split the bound would mean nothing.'
+            )
+        check_coins(np.asarray(target.membership, bool)[_free(target)])
+
+    def answer(self, evidence: GameEvidence) -> GameResult:
+        target, member = evidence.target, evidence.member
+        attack = next(one for one in evidence.attacks if one.name == (self.options.attack or evidence.headline))
+        coins = "" if target.always is not None else "An independent fair coin decided about every audited record"
+        asked = len(target.membership[_free(target)])
+        unscored = math.ceil(target.n_duplicates * len(member) / max(asked, 1))
+        if unscored:
+            coins = (f"{coins}. " if coins else "") + (
+                f"{unscored} left-out canaries equal records that were trained on: nobody can tell them apart, so each "
+                "counts as wrongly taken for one that is in; canaries that are all different show more"
+            )
+        return play_dp(
+            attack.scores,
+            member,
+            self.options,
+            claims=target.claims,
+            confidence=self.setting.confidence,
+            attack=attack.title,
+            coins=coins,
+            unscored=unscored,
+            seed=self.setting.seed,
+        )
+
+
+def _free(target: AuditTarget) -> slice | np.ndarray:
+    """The records that a coin decided about."""
+    return slice(None) if target.always is None else ~target.always

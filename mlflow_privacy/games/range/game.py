@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks import available, run_attack
-from mlflow_privacy.errors import DesignError
-from mlflow_privacy.games.options import RangeOptions
+from mlflow_privacy.attacks import ATTACKS, available, run_attack
+from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.fingerprint import data_digest, digest
+from mlflow_privacy.games.game import Game, GameEvidence, Question
 from mlflow_privacy.games.range.membership import RANGE_SCORES, Trim, evaluate_ranges, trimmed_mean, tune_trim
-from mlflow_privacy.types import Estimate, GameResult, Roc, Scores, Signals
+from mlflow_privacy.games.range.options import RangeOptions
+from mlflow_privacy.games.range.points import default_function, drawer, half_distance, hits_of
+from mlflow_privacy.types import AuditTarget, Estimate, GameResult, ModelOutputs, Records, Roc, Scores, Signals
 
 TITLE = "Membership of a range"
 _WAYS = {"trimmed_mean": "trimmed mean", "max": "largest", "mean": "mean"}
 _POINTS = 200  # of the figure
+_CENTRES = "moved centres"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,7 @@ def play_range(
         summary=f"AUC {auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]",
         rows=tuple(rows),
         metrics=metrics,
-        options={**dataclasses.asdict(options), "function": function, "attack": attack, "used": used},
+        options={**options.model_dump(), "function": function, "attack": attack, "used": used},
         assumption=assumption,
         figure=_figure(roc),
     )
@@ -202,3 +206,102 @@ def _figure(roc: Roc) -> dict[str, Any]:
         "label": "ranges",
         "diagonal": True,
     }
+
+
+class RangeGame(Game):
+    """Membership of ranges (RaMIA): does this range of records hold one that the model trained on?"""
+
+    Options = RangeOptions
+    name = "range"
+    uses_references = True
+
+    def check(self, target: AuditTarget, n_references: int, attacks: Sequence[str] | None) -> None:
+        wanted = self.options.attack
+        if attacks is not None and wanted is not None and (wanted not in ATTACKS or ATTACKS[wanted].extras):
+            usable = ", ".join(name for name, attack in ATTACKS.items() if not attack.extras)
+            raise ConfigError(
+                f"game_options attack={wanted!r} cannot score the samples of a range; there are {usable}, without "
+                "further signals."
+            )
+
+    def questions(self, target: AuditTarget, pool: Records) -> tuple[Question, ...]:
+        """Samples around each record, and around a centre moved off it; by pool, options and seed alone."""
+        chosen, seed = self.options, self.setting.seed
+        function = chosen.function or default_function(pool)
+        radius = chosen.radius
+        if function == "l2" and radius is None:
+            radius = half_distance(pool, seed)
+        draw = drawer(function, chosen, target, pool, radius, self.setting)
+        asked = {"own": draw(pool, chosen.n_samples, 1)}
+        if chosen.moved:
+            centres = dataclasses.replace(draw(pool, 1, 0), row_ids=pool.row_ids)
+            asked |= {"moved": draw(centres, chosen.n_samples, 2), _CENTRES: centres}
+        about = {"function": function, "radius": radius}
+        return tuple(
+            Question(name, records, digest({"game": self.name, "data": data_digest(records)}), about)
+            for name, records in asked.items()
+        )
+
+    def answer(self, evidence: GameEvidence) -> GameResult:
+        function = evidence.questions[0].about["function"]
+        parts = _parts(evidence)
+        name = _attack_of(self.options, evidence, parts[0].signals)
+        near = "A range counts as a member if a record of the pool that was trained on lies in it"
+        centre = "A range counts as a member if its own record was trained on; others that may lie in it do not count"
+        return play_range(
+            parts,
+            self.options,
+            attack=name,
+            attack_options=self.setting.attack_options.get(name, {}),
+            function=function,
+            fprs=self.setting.fprs,
+            confidence=self.setting.confidence,
+            seed=self.setting.seed,
+            assumption=f"{near if function == 'l2' else centre}.",
+        )
+
+
+def _parts(evidence: GameEvidence) -> list[RangePart]:
+    """Signals of all samples with who trained on a point of their range."""
+    signals, pool = evidence.signals, evidence.pool
+    rows = np.concatenate([evidence.member[:, None], np.asarray(signals.member, bool)], axis=1)  # (n, 1 + m)
+    place = {question.name: i for i, question in enumerate(evidence.questions)}
+
+    def answers(name: str, repeat: int) -> Signals:
+        i = place[name]
+        return _signals_of(signals, evidence.own[i], [each[i] for each in evidence.further], repeat)
+
+    parts = []
+    for question in evidence.questions:
+        if question.name == _CENTRES:
+            continue
+        centres = pool if question.name == "own" else evidence.questions[place[_CENTRES]].records
+        is_ball = question.about["function"] == "l2"
+        hits = hits_of(centres, pool, rows, float(question.about["radius"])) if is_ball else rows
+        points = answers(question.name, len(question.records) // len(centres))
+        centre = signals if question.name == "own" else answers(_CENTRES, 1)
+        parts.append(RangePart(question.name, points, centre, hits[:, 0], hits[:, 1:]))
+    return parts
+
+
+def _signals_of(signals: Signals, own: ModelOutputs, further: Sequence[ModelOutputs], repeat: int) -> Signals:
+    """The signals of other points about the same records, each `repeat` times."""
+    n = len(own.signal)
+    reference = np.stack([values.signal for values in further], axis=1) if further else np.zeros((n, 0), np.float32)
+    return dataclasses.replace(
+        signals, target=own.signal, reference=reference, member=np.repeat(signals.member, repeat, axis=0), extra={}
+    )
+
+
+def _attack_of(chosen: RangeOptions, evidence: GameEvidence, signals: Signals) -> str:
+    """The attack that scores the samples: one that needs no extra signals."""
+    if chosen.attack is not None:
+        attack = ATTACKS.get(chosen.attack)
+        reason = "there is no such attack" if attack is None else available(chosen.attack, signals)
+        if reason:
+            raise ConfigError(f"game_options attack={chosen.attack!r} cannot score the samples of a range: {reason}")
+        return chosen.attack
+    for name in ("rmia", evidence.headline, *(attack.name for attack in evidence.attacks), "loss", "gap"):
+        if name in ATTACKS and not ATTACKS[name].extras and not available(name, signals):
+            return name
+    raise DesignError("No attack can score the samples of a range with these signals.")

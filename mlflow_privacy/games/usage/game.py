@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from mlflow_privacy.errors import DesignError
-from mlflow_privacy.games.options import UsageOptions
+from mlflow_privacy.errors import ConfigError, DesignError
+from mlflow_privacy.games.game import Game, GameEvidence
 from mlflow_privacy.games.usage.estimate import UsageEstimate, usage, usages
-from mlflow_privacy.types import Estimate, GameResult
+from mlflow_privacy.games.usage.options import UsageOptions
+from mlflow_privacy.types import AuditTarget, Estimate, GameResult
 
 TITLE = "Share of the data set that was used"
 _SIZES_DIFFER = 0.05  # of the pool; a model with about as many weights as records is bent by less
@@ -73,7 +73,7 @@ def play_usage(
         rows=tuple(rows),
         metrics={"share" if i == 0 else f"share_{i + 1}": _estimate(e) for i, e in enumerate(found)},
         options={
-            **dataclasses.asdict(options),
+            **options.model_dump(),
             "confidence": confidence,
             **{key: getattr(first, key) for key in ("threshold", "mean_guess", "tpr", "fpr", "n_references")},
         },
@@ -130,3 +130,25 @@ def _figure(target, reference, member, options: UsageOptions, confidence: float)
 
 def _estimate(found: UsageEstimate) -> Estimate:
     return Estimate(found.value, found.low, found.high, found.n, found.confidence, found.resolvable)
+
+
+class UsageGame(Game):
+    """Dataset usage (DUCI): which share of these records did the model train on?"""
+
+    Options = UsageOptions
+    name = "usage"
+    uses_references = True
+
+    def check(self, target: AuditTarget, n_references: int, attacks: Sequence[str] | None) -> None:
+        if n_references < 1:
+            raise ConfigError(
+                'The game "usage" compares the target with reference models, and there are none. '
+                f"{target.recipe_problem or 'Set num_ref_models to 8 or so.'}"
+            )
+
+    def answer(self, evidence: GameEvidence) -> GameResult:
+        signals, confidence = evidence.signals, self.setting.confidence
+        share = float(np.mean(evidence.member))
+        return play_usage(
+            signals.target, signals.reference, signals.member, self.options, true_share=share, confidence=confidence
+        )
