@@ -14,9 +14,10 @@ from typing import Any
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.executor.parcel import unsendable
-from mlflow_privacy.executor.plan import Plan, usable_cores
+from mlflow_privacy.executor.plan import Plan
 from mlflow_privacy.executor.pools import Group, Lost, Outcomes
 from mlflow_privacy.executor.work import Job, work
+from mlflow_privacy.trainers.machine import usable_cores
 
 _logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0

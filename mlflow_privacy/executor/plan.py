@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.trainers.machine import Machine, free_memory, usable_cores
 from mlflow_privacy.types import Recipe, Records
 
 # Seconds until a fresh worker process has imported what it needs, on an idle core.
@@ -19,23 +19,7 @@ _WORKER_BYTES = 2**29  # an interpreter with torch
 # What a second thread adds to a convolution, of what a second core could: they wait for each other most of the time.
 _CONVOLUTION_EFFICIENCY = 0.3
 _ON_ACCELERATORS = frozenset({"torch", "fast_resnet", "transformers"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Machine:
-    """What there is to train on.
-
-    Attributes:
-      cores: that this process may use, by affinity and by the container's quota.
-      threads: that one process may use at most; `OMP_NUM_THREADS` lowers it.
-      memory: free bytes, None if unknown.
-      accelerators: names of the devices that the recipe could use, such as ("cuda:0", "cuda:1"); () for the CPU.
-    """
-
-    cores: int
-    threads: int
-    memory: int | None = None
-    accelerators: tuple[str, ...] = ()
+_OURS = _ON_ACCELERATORS | {"sklearn", "callable"}  # of recipes of other kinds nobody knows what they use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +126,8 @@ def make_plan(work: Work, machine: Machine, executor: str = "auto", n_workers: i
         return _here(machine, work, "a train_fn may use anything; ask for executor='loky' if copies of it may run.")
     if work.kind == "transformers":
         return _here(machine, work, "a language model uses all cores and much memory.")
+    if work.kind not in _OURS:
+        return _here(machine, work, "another package trains; ask for executor='loky' if copies of it may run.")
     if _most_workers(work, machine, work.n - 1, n_workers) < 2:
         why = "one core." if machine.cores < 2 else "no second worker would have work, or memory."
         return _here(machine, work, why)
@@ -260,44 +246,3 @@ def _accelerators(recipe: Recipe, device: str) -> tuple[str, ...]:
     if not torch.cuda.is_available():
         return ()
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) if device in ("auto", "cuda") else (device,)
-
-
-def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: its affinity, and the CPU quota of its container.
-
-    Args:
-      root: where the control groups are mounted.
-    """
-    count = getattr(os, "process_cpu_count", os.cpu_count)() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = min(count, len(os.sched_getaffinity(0)))
-    quota = _quota(root)
-    return max(1, count if quota is None else min(count, math.ceil(quota)))
-
-
-def _quota(root: Path) -> float | None:
-    """CPUs that a control group allows, of version 2 or 1; None for no limit."""
-    try:
-        words = (root / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            words = [(root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
-        except OSError:
-            return None
-    if len(words) != 2 or not all(word.isdigit() for word in words) or not int(words[1]):
-        return None  # "max", or -1
-    return int(words[0]) / int(words[1])
-
-
-def free_memory(meminfo: Path = Path("/proc/meminfo"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Free bytes of the machine or, if less, of the container; None where the system does not tell."""
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-    try:
-        limit, used = (int((root / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no such group, or "max"
-        return free
-    return min(free, max(limit - used, 0))

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.executor.parcel import Unsendable
-from mlflow_privacy.executor.plan import Machine, Plan, Work, after_first, groups_of
+from mlflow_privacy.executor.plan import Plan, Work, after_first, groups_of
 from mlflow_privacy.executor.pools import Lost, Outcomes, run_joblib, run_processes, run_threads
 from mlflow_privacy.executor.work import Job, Keep, Trained, WriteWeights, log_lines, shares, take_weights, train_group
 from mlflow_privacy.trainers import trainer_for
+from mlflow_privacy.trainers.machine import Machine
 
 _logger = logging.getLogger(__name__)
 _TRIES = 3  # of one reference, before it is given up

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from mlflow_privacy.store.keys import ReferenceKey
 from mlflow_privacy.trainers import trainer_for
+from mlflow_privacy.trainers.machine import torch_threads
 from mlflow_privacy.types import ModelOutputs, Recipe, Records, to_json
 
 Outputs = Callable[[Any], tuple[ModelOutputs, ...]]
@@ -246,16 +246,8 @@ def few_threads(threads: int | None) -> Iterator[None]:
         return
     from threadpoolctl import threadpool_limits
 
-    torch = sys.modules.get("torch")
-    before = None if torch is None else torch.get_num_threads()
-    with threadpool_limits(threads):
-        if torch is not None:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
+    with threadpool_limits(threads), torch_threads(threads):
+        yield
 
 
 def with_threads(recipe: Recipe, threads: int | None) -> Recipe:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlflow_privacy.errors import RecipeError, StoreError
-from mlflow_privacy.seeding import seeded
-from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.canonical import canonical
 from mlflow_privacy.types import Recipe, Records
 
@@ -51,32 +50,16 @@ def callable_recipe(
     return Recipe("callable", {"train_fn": canonical(train_fn), "settings": dict(settings)}, train_fn, source)
 
 
-class CallableTrainer:
-    """Calls the recipe's function once per reference, with the global generators seeded as well."""
+class CallableTrainer(OneByOne):
+    """Calls the recipe's function, `train_fn(x, y, seed)`; `device` is the function's own business."""
 
-    def train(
-        self,
-        recipe: Recipe,
-        data: Records,
-        members: np.ndarray,
-        seeds: Sequence[int],
-        *,
-        device: str = "auto",
-        progress: Progress | None = None,
-    ) -> Iterator[Any]:
-        """Yields `train_fn(x, y, seed)` on each row's members. `device` is the function's own business."""
+    def train_one(self, recipe: Recipe, data: Records, seed: int, *, device: str) -> Any:
         if recipe.template is None:
             raise RecipeError("The recipe's train_fn is not at hand: pass it again, functions are never stored.")
-        members = np.asarray(members, bool)
-        for i, (row, seed) in enumerate(zip(members, seeds, strict=True)):
-            part = data.take(np.flatnonzero(row))
-            with seeded(int(seed)):
-                model = recipe.template(part.x, part.y, int(seed))
-            if model is None:
-                raise RecipeError("train_fn returned None; it must return the trained model.")
-            yield model
-            if progress is not None:
-                progress(i + 1, len(members))
+        model = recipe.template(data.x, data.y, seed)
+        if model is None:
+            raise RecipeError("train_fn returned None; it must return the trained model.")
+        return model
 
     def save(self, recipe: Recipe, model: Any, folder: Path) -> bool:
         """Writes scikit-learn estimators; nothing else can be loaded again without running the caller's code."""
@@ -87,7 +70,6 @@ class CallableTrainer:
         return save_estimator(model, folder)
 
     def load(self, recipe: Recipe, folder: Path) -> Any:
-        """Reads an estimator that `save` wrote."""
         from mlflow_privacy.trainers.persistence import FILE, load_estimator
 
         if not (Path(folder) / FILE).is_file():

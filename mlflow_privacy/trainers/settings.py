@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.errors import RecipeError
+from mlflow_privacy.errors import RecipeError, nearest
 from mlflow_privacy.trainers.dp import read_dp
 from mlflow_privacy.types import Task
 
@@ -136,16 +135,6 @@ class TorchSettings:
     precision: str = "auto"
 
 
-def nearest(key: str, valid: Sequence[str]) -> str:
-    """ ", did you mean ...?" if a valid key is near, else "".
-
-    >>> nearest("epoch", ["epochs", "loss"])
-    ", did you mean 'epochs'?"
-    """
-    found = difflib.get_close_matches(str(key), valid, n=1, cutoff=0.6)
-    return f", did you mean {found[0]!r}?" if found else ""
-
-
 def parse_settings(settings: Mapping[str, Any], *, task: Task) -> TorchSettings:
     """Checks and completes settings.
 
@@ -169,9 +158,16 @@ def fault_text(title: str, faults: Sequence[str]) -> str:
     return f"{title}: {faults[0]}" if len(faults) == 1 else "\n  - ".join([f"{title}:", *faults])
 
 
-def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSettings | None, list[str]]:
-    """`parse_settings` that returns the faults instead of raising them."""
-    reader = _Reader(settings)
+def read_settings(
+    settings: Mapping[str, Any], *, task: Task | None, complete: bool = True
+) -> tuple[TorchSettings | None, list[str]]:
+    """`parse_settings` that returns the faults instead of raising them.
+
+    Args:
+      task: None where the model is not known yet: then losses of any task will do.
+      complete: whether a missing key is a fault.
+    """
+    reader = _Reader(settings, complete)
     optimizer = reader("optimizer", _name)
     options = {
         "weight_decay": reader("weight_decay", _number(0)),
@@ -215,7 +211,7 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
         faults.append("precision='bf16' does not go with dp: gradients of single records are taken in float32.")
     if isinstance(optimizer, str):
         faults += optimizer_faults(optimizer, options)
-    if faults:
+    if faults or not complete:
         return None, faults
     options = _without_defaults(optimizer, options)
     values = {key: value for key, value in values.items() if value is not None}
@@ -225,8 +221,9 @@ def read_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[TorchSett
 class _Reader:
     """Takes keys out of a mapping, under their own name or an alias, and collects what is wrong with them."""
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], complete: bool = True) -> None:
         self._given: dict[str, list[str]] = {}
+        self._complete = complete
         self._settings, self._known, self.faults = settings, [], []  # type: ignore[var-annotated]
         for key in settings:
             self._given.setdefault(ALIASES.get(str(key), str(key)), []).append(key)
@@ -237,7 +234,7 @@ class _Reader:
         if len(names) > 1 and len({repr(self._settings[name]) for name in names}) > 1:
             self.faults.append(f"{' and '.join(map(repr, names))} say different things about {key}.")
         if not names:
-            if key in REQUIRED:
+            if key in REQUIRED and self._complete:
                 aliases = [alias for alias, meant in ALIASES.items() if meant == key]
                 self.faults.append(f"{key!r} is missing (also known as {', '.join(aliases)}).")
             return None
@@ -321,12 +318,13 @@ def _plain(value: str) -> str:
     return value.strip().rpartition(".")[2].lower().removesuffix("()").replace("-", "_").replace(" ", "_")
 
 
-def _loss(value: Any, task: Task) -> str:
+def _loss(value: Any, task: Task | None) -> str:
     valid = CLASSIFICATION_LOSSES if task == "classification" else REGRESSION_LOSSES
+    valid = valid if task is not None else (*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)
     name = _plain(value) if isinstance(value, str) else repr(value)
     name = _LOSS_NAMES.get(name.replace("_", ""), name)
     if name not in valid:
-        raise ValueError(f"must be one of {', '.join(valid)} for {task}{nearest(name, valid)}")
+        raise ValueError(f"must be one of {', '.join(valid)}{f' for {task}' if task else ''}{nearest(name, valid)}")
     return name
 
 
@@ -500,12 +498,13 @@ _OPTIMIZER_OPTIONS = {
     "alpha": ("rmsprop", "asgd"),
     "eps": ("adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta"),
 }
-_KEYS = (
+_PARAMS = (
     *REQUIRED,
     *("weight_decay", "momentum", "dampening", "nesterov", "betas", "eps", "alpha", "amsgrad"),
     *("schedule", "warmup_epochs", "warmup_steps", "warmup_ratio"),
     *("loss", "label_smoothing", "augmentation", "grad_clip", "drop_last", "dp"),
 )
+KEYS = (*_PARAMS, "precision")  # of a recipe
 
 
 def recipe_settings_from_params(params: Mapping[str, str]) -> dict[str, Any]:
@@ -532,7 +531,7 @@ def recipe_settings_from_params(params: Mapping[str, str]) -> dict[str, Any]:
     for name, value in params.items():
         plain = name.replace("/", ".").rpartition(".")[2].strip().lower().replace("-", "_").replace(" ", "_")
         key = ALIASES.get(plain, plain)
-        if key not in _KEYS or str(value).strip().lower() in ("", "none", "null"):
+        if key not in _PARAMS or str(value).strip().lower() in ("", "none", "null"):
             continue
         place = (aliases.index(plain) + 1 if plain in ALIASES else 0) * 2 + (plain != name)
         if place < rank.get(key, sys.maxsize):
@@ -543,7 +542,7 @@ def recipe_settings_from_params(params: Mapping[str, str]) -> dict[str, Any]:
             del found[key]
     if "loss" in found and _is_number(found["loss"]):  # a result that was logged as a parameter
         del found["loss"]
-    return {key: found[key] for key in _KEYS if key in found}
+    return {key: found[key] for key in _PARAMS if key in found}
 
 
 def _is_number(text: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ import sklearn
 from sklearn.base import clone
 
 from mlflow_privacy.errors import RecipeError, nearest
-from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers import boosting
-from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.canonical import canonical, qualified_name
 from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
 from mlflow_privacy.trainers.settings import fault_text
@@ -122,34 +121,16 @@ def with_jobs(estimator: Any, threads: int) -> Any:
     return fresh.set_params(**dict.fromkeys(many, threads))
 
 
-class SklearnTrainer:
-    """Clones the recipe's estimator and fits it, one reference after another."""
+class SklearnTrainer(OneByOne):
+    """Clones the recipe's estimator and fits it; `device` does not matter here."""
 
-    def train(
-        self,
-        recipe: Recipe,
-        data: Records,
-        members: np.ndarray,
-        seeds: Sequence[int],
-        *,
-        device: str = "auto",
-        progress: Progress | None = None,
-    ) -> Iterator[Any]:
-        """Yields one fitted estimator per row. `device` does not matter here."""
+    def train_one(self, recipe: Recipe, data: Records, seed: int, *, device: str) -> Any:
         if recipe.template is None:
             raise RecipeError("The recipe's estimator is not at hand: make the recipe again from the registered model.")
-        members = np.asarray(members, bool)
-        for i, (row, seed) in enumerate(zip(members, seeds, strict=True)):
-            part = data.take(np.flatnonzero(row))
-            estimator = with_seed(recipe.template, int(seed))
-            with seeded(int(seed)):
-                if boosting.needs_indices(estimator):
-                    model = boosting.fit(estimator, part.x, part.y)
-                else:
-                    model = estimator.fit(part.x, part.y)
-            yield model
-            if progress is not None:
-                progress(i + 1, len(members))
+        estimator = with_seed(recipe.template, seed)
+        if boosting.needs_indices(estimator):
+            return boosting.fit(estimator, data.x, data.y)
+        return estimator.fit(data.x, data.y)
 
     def save(self, recipe: Recipe, model: Any, folder: Path) -> bool:
         """Writes skops, or the booster's own format; False for what neither can hold safely, such as trees."""
@@ -158,7 +139,6 @@ class SklearnTrainer:
         return save_estimator(model, folder)
 
     def load(self, recipe: Recipe, folder: Path) -> Any:
-        """Reads what `save` wrote."""
         if boosting.is_boosted(recipe.template):
             return boosting.load(recipe.template, folder)
         return load_estimator(folder)

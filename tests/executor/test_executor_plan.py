@@ -11,19 +11,17 @@ from mlflow_privacy.auditing.options import parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.executor.on_ray import task_options
 from mlflow_privacy.executor.plan import (
-    Machine,
     Work,
     after_first,
     describe_work,
-    free_memory,
     groups_of,
     make_plan,
     this_machine,
-    usable_cores,
 )
 from mlflow_privacy.executor.pools import worker_environment
 from mlflow_privacy.experiment.load import parse_config
 from mlflow_privacy.trainers import make_recipe
+from mlflow_privacy.trainers.machine import Machine, free_memory, usable_cores
 from mlflow_privacy.types import Records
 
 FOUR = Machine(cores=4, threads=4, memory=2**35)

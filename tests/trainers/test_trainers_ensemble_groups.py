@@ -11,12 +11,12 @@ from torch import nn
 
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.trainers import make_recipe, trainer_for
+from mlflow_privacy.trainers.machine import torch_threads
 from mlflow_privacy.trainers.settings import parse_settings
 from mlflow_privacy.trainers.stacked import ensemble
 from mlflow_privacy.trainers.stacked import way as ways
 from mlflow_privacy.trainers.stacked.groups import Halving, blocks
 from mlflow_privacy.trainers.torch import trainer as trainer_module
-from mlflow_privacy.trainers.torch.loop import cpu_threads
 from mlflow_privacy.trainers.torch.tensors import compact
 from mlflow_privacy.types import Records
 from mlflow_privacy.zoo.models import cnn, lenet, mlp
@@ -161,18 +161,18 @@ def test_conv_nets_in_threads_are_those_of_one_after_another(monkeypatch):
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(trainer_module, "fit", spy)
-    with cpu_threads(1):
+    with torch_threads(1):
         alone = list(pictures(5, CONV))
     assert seen == {("MainThread", 1)}
     seen.clear()
     state = torch.random.get_rng_state()
-    with cpu_threads(4):
+    with torch_threads(4):
         same(pictures(5, CONV), alone, 1e-4, 1e-4)  # sums of another number of threads; seeds make 1e-2
         assert torch.get_num_threads() == 4
     # Four at a time with a thread each; the fifth, alone in its block, may use all of them.
     assert seen == {("stack", 1), ("MainThread", 4)}
     seen.clear()
-    with cpu_threads(4):
+    with torch_threads(4):
         same(pictures(2, CONV), alone[:2], 1e-4, 1e-4)
     assert seen == {("stack", 2)}
     assert torch.equal(torch.random.get_rng_state(), state)

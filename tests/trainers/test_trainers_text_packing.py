@@ -16,8 +16,9 @@ from tiny_text import make_language_model, make_model, make_records
 from mlflow_privacy.text import tokenize
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.text import training as text_training
+from mlflow_privacy.trainers.text.data import TextData, collate
 from mlflow_privacy.trainers.text.packing import Packing, best_rows, keeps_texts_apart, rows_of
-from mlflow_privacy.trainers.text.training import TextData, batch_loss, collate
+from mlflow_privacy.trainers.text.training import batch_loss
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 320}
 LLAMA = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 64}

@@ -19,11 +19,11 @@ from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.text import LanguageModel, pad_batch, tokenize
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.text.base import plain_base, state_digest
+from mlflow_privacy.trainers.text.data import collate
 from mlflow_privacy.trainers.text.settings import TextSettings, read_text_settings, text_settings_from_params
 from mlflow_privacy.trainers.text.trainer import fresh, text_data
 from mlflow_privacy.trainers.text.training import (
     batch_loss,
-    collate,
     fit,
     optimizer_of,
     total_steps,

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.trainers.settings import ALIASES, nearest, read_settings
+from mlflow_privacy.errors import nearest
+from mlflow_privacy.trainers.settings import ALIASES, read_settings
 from mlflow_privacy.types import Task
 
 KEYS = (
@@ -89,8 +90,8 @@ def read_fast_settings(settings: Mapping[str, Any], *, task: Task) -> tuple[Fast
 
 
 def _unknown(key: Any) -> str:
-    near = nearest(key, [*KEYS, *(alias for alias, name in ALIASES.items() if name in KEYS)])
-    return f"unknown key {key!r} of a FastResNet{near or '; valid are ' + ', '.join(KEYS) + '.'}"
+    valid = [*KEYS, *(alias for alias, name in ALIASES.items() if name in KEYS)]
+    return f"unknown key {key!r} of a FastResNet{nearest(key, valid) or nearest(key, KEYS, listed=True)}"
 
 
 def batches(members: int, settings: FastSettings) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.seeding import seeded
-from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.base import Progress, Trainer
 from mlflow_privacy.trainers.fast_resnet.settings import FastSettings, batches, peak_rate, read_fast_settings, triangle
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.torch import augment
@@ -87,7 +87,7 @@ def _network(module: torch.nn.Module) -> FastResNet:
     return network
 
 
-class FastResNetTrainer:
+class FastResNetTrainer(Trainer):
     """Trains one FastResNet after another.
 
     The whitening of the first layer is estimated on each reference's own members: statistics of other records would
@@ -106,7 +106,6 @@ class FastResNetTrainer:
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Iterator[FastResNet]:
-        """Yields one trained network per row, in evaluation mode and float32, on the device it was trained on."""
         if recipe.template is None:
             raise RecipeError("The recipe's module is not at hand: make the recipe again from the registered model.")
         template, settings = _network(recipe.template), FastSettings(**recipe.spec["settings"])
@@ -130,6 +129,11 @@ class FastResNetTrainer:
                 fresh = template.fresh()
                 _fit(engine, fresh, feeder, labels, row, settings, seed=int(seed), report=report)
             yield fresh.to(where).eval()
+
+    def recipe_for(
+        self, model: Any, settings: Mapping[str, Any], *, task: Task, source: str = "", data: Records | None = None
+    ) -> Recipe:
+        return fast_resnet_recipe(model, settings, task=task, source=source, data=data)
 
     def save(self, recipe: Recipe, model: FastResNet, folder: Path) -> bool:
         """Writes the state as safetensors."""

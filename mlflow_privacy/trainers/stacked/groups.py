@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from mlflow_privacy.errors import RecipeError
-from mlflow_privacy.trainers.torch.loop import cpu_threads
+from mlflow_privacy.trainers.machine import torch_threads
 
 _logger = logging.getLogger(__name__)
 Run = Callable[[Sequence[int]], Mapping[int, torch.nn.Module]]
@@ -110,7 +110,7 @@ def run_groups(
         return trained
     workers = min(workers, len(groups))
     each = max(1, torch.get_num_threads() // workers) if share else 1
-    with cpu_threads(each), ThreadPoolExecutor(workers, thread_name_prefix="stack") as pool:
+    with torch_threads(each), ThreadPoolExecutor(workers, thread_name_prefix="stack") as pool:
         for models in pool.map(lambda group: halving(group, run), groups):
             trained.update(models)
     return trained

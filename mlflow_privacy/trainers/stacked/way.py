@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from mlflow_privacy.executor.plan import free_memory
+from mlflow_privacy.trainers.machine import free_memory
 from mlflow_privacy.trainers.settings import TorchSettings
 from mlflow_privacy.trainers.stacked.dense import is_linear
 from mlflow_privacy.trainers.stacked.modules import why_not

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.text import context_length, pad_batch
+from mlflow_privacy.trainers.text.data import IGNORED, TextData
 
 if TYPE_CHECKING:
     import torch
 
-    from mlflow_privacy.trainers.text.training import TextData
-
 _logger = logging.getLogger(__name__)
-IGNORED = -100  # the label that no loss counts
 # Differences as a share of the logits' norm: what bfloat16 rounds where shapes differ, and what may change in a text
 # when only its neighbours do, in the same shapes: nothing, but for sums that a GPU takes in any order.
 _TOLERANCE, _NO_CHANGE = 0.02, 1e-6

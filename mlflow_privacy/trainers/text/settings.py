@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mlflow_privacy.errors import nearest
 from mlflow_privacy.trainers.settings import (
     ALIASES as _TORCH_ALIASES,
 )
@@ -40,7 +41,6 @@ from mlflow_privacy.trainers.settings import (
     _pair,
     _without_defaults,
     fault_text,
-    nearest,
     optimizer_class,
     optimizer_faults,
 )
@@ -62,6 +62,12 @@ ALIASES = {
     "text_column": "text",
     "prompt_column": "prompt",
 }
+KEYS = (
+    *("learning_rate", "epochs", "batch_size", "gradient_accumulation_steps", "auto_find_batch_size", "optimizer"),
+    *("weight_decay", "schedule", "max_length", "grad_clip", "label_smoothing", "text", "prompt", "peft", "base"),
+    *("tokenizer", "objective", "warmup_steps", "warmup_ratio", "warmup_epochs"),
+    *("momentum", "dampening", "nesterov", "betas", "eps", "alpha", "amsgrad"),
+)
 _SCHEDULE_NAMES = {"constant_with_warmup": "constant", "none": "constant"}
 _OURS = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw", "adamw_hf": "adamw"}
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
@@ -107,12 +113,13 @@ class TextSettings:
 
 
 def read_text_settings(
-    settings: Mapping[str, Any], *, objective: str | None = None
+    settings: Mapping[str, Any], *, objective: str | None = None, complete: bool = True
 ) -> tuple[TextSettings | None, list[str]]:
     """The settings, or None and every fault as a sentence. What is in `peft` is checked where the model is known.
 
     Args:
       objective: of the model, if it is known.
+      complete: whether a missing key is a fault.
 
     >>> read_text_settings({"lr": 1e-4, "epoch": 1, "batch_size": 0})[1]
     ["unknown key 'epoch', did you mean 'epochs'?", "'epochs' is missing.",
@@ -150,7 +157,7 @@ def read_text_settings(
         if len({repr(settings[name]) for name in names}) > 1:
             faults.append(f"{' and '.join(map(repr, names))} say different things about {key}.")
         if not names:
-            if key in REQUIRED:
+            if key in REQUIRED and complete:
                 faults.append(f"{key!r} is missing.")
             continue
         try:
@@ -168,7 +175,7 @@ def read_text_settings(
         faults += optimizer_faults(optimizer, options)
     elif options:
         faults.append(f"{', '.join(map(repr, options))} go with an optimizer of torch.optim, not with {optimizer!r}.")
-    if faults:
+    if faults or not complete:
         return None, faults
     if options:
         options = _without_defaults(optimizer, options)

@@ -14,11 +14,12 @@ import numpy as np
 from mlflow_privacy.errors import ConfigError, RecipeError, SignalError, StoreError
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.text import LanguageModel, TokenizedText, context_length, padding_id, tokenize, tokenizer_digest
-from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.base import Progress, Trainer
 from mlflow_privacy.trainers.text.base import config_values, is_peft, plain_base, shared_copy, state_digest
+from mlflow_privacy.trainers.text.data import TextData
 from mlflow_privacy.trainers.text.peft import attach, load_adapter, peft_values, read_peft, save_adapter
 from mlflow_privacy.trainers.text.settings import TextSettings, fault_text, read_text_settings
-from mlflow_privacy.trainers.text.training import TextData, fit, total_steps
+from mlflow_privacy.trainers.text.training import fit, total_steps
 from mlflow_privacy.trainers.torch.kept_memory import keeping_memory
 from mlflow_privacy.types import Recipe, Records, Task, to_json
 
@@ -103,7 +104,7 @@ def settings_of(recipe: Recipe) -> TextSettings:
     return TextSettings(**{**values, "warmup": tuple(values["warmup"]), "peft": recipe.spec["peft"]})
 
 
-class TransformersTrainer:
+class TransformersTrainer(Trainer):
     """Fine-tunes language models from one base, which is in memory once and never changed.
 
     With peft each reference is a set of adapters over the tensors of the base; without, a copy of it that the caller
@@ -121,7 +122,6 @@ class TransformersTrainer:
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Iterator[LanguageModel]:
-        """Yields one fine-tuned model per row, in evaluation mode, on the device it was trained on."""
         from mlflow_privacy.trainers.torch.tensors import resolve_device
 
         template, settings, where = _template(recipe), settings_of(recipe), resolve_device(device)

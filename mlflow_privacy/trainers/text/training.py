@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import tempfile
@@ -13,28 +12,14 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import RecipeError
-from mlflow_privacy.text import Objective, TokenizedText, pad_batch
+from mlflow_privacy.text import Objective
 from mlflow_privacy.trainers.settings import optimizer_class
-from mlflow_privacy.trainers.text.packing import IGNORED, Packing, keeps_texts_apart
+from mlflow_privacy.trainers.text.data import IGNORED, TextData, collate
+from mlflow_privacy.trainers.text.packing import Packing, keeps_texts_apart
 from mlflow_privacy.trainers.text.settings import TextSettings
 
 _logger = logging.getLogger(__name__)
 _WORK_FOR_THREADS = 2**26  # multiplications of a forward pass
-
-
-@dataclasses.dataclass(frozen=True)
-class TextData:
-    """The pool as tokens.
-
-    Attributes:
-      tokens: n texts.
-      labels: (n,) class indices, None for a causal language model.
-    """
-
-    tokens: TokenizedText
-    labels: np.ndarray | None
-    pad_id: int
-    objective: Objective
 
 
 def fit(
@@ -129,23 +114,6 @@ def warmup_steps(settings: TextSettings, steps: int) -> int:
     """Steps of the linear rise."""
     unit, amount = settings.warmup
     return min(steps, round(amount * {"epochs": steps / settings.epochs, "steps": 1, "ratio": steps}[unit]))
-
-
-def collate(data: TextData, index: list[int], *, side: str = "right") -> dict[str, Any]:
-    """A batch: padded ids with mask, positions where padding stands before the text, and labels of what counts.
-
-    The first token of a text is never predicted; a prompt's tokens and padding have the label that no loss counts.
-    """
-    import torch
-
-    ids, mask, counts = pad_batch(data.tokens, index, pad_id=data.pad_id, side=side)  # type: ignore[arg-type]
-    batch = {"input_ids": ids, "attention_mask": mask}
-    if side == "left":
-        batch["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-    if data.labels is not None:
-        return {**batch, "labels": torch.from_numpy(np.ascontiguousarray(data.labels[np.asarray(index)]))}
-    predicted = counts & (mask.cumsum(1) > 1)
-    return {**batch, "labels": torch.where(predicted, ids, torch.full_like(ids, IGNORED))}
 
 
 def batch_loss(logits: Any, labels: Any, objective: Objective, *, n: Any = None, smoothing: float = 0.0) -> Any:

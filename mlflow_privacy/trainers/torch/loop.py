@@ -12,6 +12,7 @@ import torch
 
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.dp import make_private, plan_privacy
+from mlflow_privacy.trainers.machine import torch_threads
 from mlflow_privacy.trainers.settings import TorchSettings, learning_rates, optimizer_class
 from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.graph import Record, Step, StepEngine, reason_against, record_on_cuda
@@ -261,24 +262,13 @@ def reproducible(device: torch.device, precision: str = "auto") -> Iterator[None
                 products.allow_tf32 = before
 
 
-@contextlib.contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Torch computes with so many CPU threads, here and in threads that begin meanwhile."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def one_thread() -> contextlib.AbstractContextManager[None]:
     """Torch computes with one CPU thread, here and in threads that begin meanwhile.
 
     For much small work: on busy cores the threads of one operation wait for each other, and keep a core busy with it.
     Initialising a 600-128-100 took 32 ms of CPU time with two threads, 2 ms with one.
     """
-    return cpu_threads(1)
+    return torch_threads(1)
 
 
 def few_threads(

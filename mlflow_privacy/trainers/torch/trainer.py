@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.seeding import seeded
-from mlflow_privacy.trainers.base import Progress
+from mlflow_privacy.trainers.base import Progress, Trainer
 from mlflow_privacy.trainers.dp import check_module
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
@@ -110,7 +110,7 @@ def settings_of(recipe: Recipe) -> TorchSettings:
     return TorchSettings(**{**values, "warmup": tuple(values["warmup"])})
 
 
-class TorchTrainer:
+class TorchTrainer(Trainer):
     """Re-initialises the recipe's module and trains it: many at once where that is faster, else one after another.
 
     Features stay on the device as one tensor (a GPU that is too small gets batches from pinned memory); labels too.
@@ -128,7 +128,6 @@ class TorchTrainer:
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Iterator[torch.nn.Module]:
-        """Yields one trained module per row, in evaluation mode, on the device it was trained on."""
         if recipe.template is None:
             raise RecipeError("The recipe's module is not at hand: make the recipe again from the registered model.")
         module, settings, where = plain_module(recipe.template), settings_of(recipe), resolve_device(device)
