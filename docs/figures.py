@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlflow_privacy.attacks import ATTACKS, available, run_attack
+from mlflow_privacy.attacks import available, run_attack
+from mlflow_privacy.attacks.own import OWN
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.report import svg
 from mlflow_privacy.report.sections.attacks import histogram, thin_roc
@@ -58,7 +59,7 @@ def attacks_of(signals: Signals, member: np.ndarray) -> dict[str, AttackResult]:
     """Every attack that these signals allow; `gap` sees labels only."""
     labels = Signals(**{**vars(signals), "target": (signals.target > 0).astype(float), "link": "label", "extra": {}})
     found = {}
-    for name, attack in ATTACKS.items():
+    for name, attack in OWN.items():
         seen = signals if not available(name, signals) else labels if not available(name, labels) else None
         if seen is None:
             continue  # asks for what only a language model has

@@ -9,11 +9,12 @@ import pytest
 from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, extra_signals, run_attack
 from mlflow_privacy.attacks.extras import EXTRAS, extra_key, parse_extra
 from mlflow_privacy.attacks.language import recall, zlib_ratio
+from mlflow_privacy.attacks.own import OWN
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.metrics import auc
 from mlflow_privacy.types import Records, Signals
 
-LANGUAGE = sorted(name for name, attack in ATTACKS.items() if attack.extras)
+LANGUAGE = sorted(name for name, attack in OWN.items() if attack.extras)
 
 
 def signals_of(target, extra=None, m=0, link="log"):
