@@ -91,6 +91,7 @@ def log_lineage(
     Raises:
       LineageError: there is no run, the data has no labels or cannot be stored without a pickle, or the recipe holds
         something other than plain values.
+      RecipeError: no model could be trained by the recipe, as of a misspelt key; nothing was logged.
     """
     import mlflow
 
@@ -110,6 +111,10 @@ def log_lineage(
     if not given and recipe is None and mask is None and row_indices is None:
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
     plain = None if recipe is None else plain_recipe(named_base(recipe))
+    if plain is not None:
+        from mlflow_privacy.trainers.recipe_keys import check_recipe
+
+        check_recipe(plain)
     run_id = _training_run(client, run_id, model_id)
     active = active_run_of(run_id)
     files = RunFiles(client, run_id, None if active is None else active.info.artifact_uri)

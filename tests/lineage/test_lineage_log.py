@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mlflow_privacy.auditing.options import AuditOptions
-from mlflow_privacy.errors import LineageError, UnsafeError
+from mlflow_privacy.errors import LineageError, RecipeError, UnsafeError
 from mlflow_privacy.lineage import log_lineage, resolve_target
 
 COLUMNS = ["width", "height", "weight"]
@@ -139,6 +139,15 @@ def test_lineage_of_one_model_of_a_run_is_its_own(log_model, train, holdout):
     target = resolve_target(second.model_uri)
     np.testing.assert_array_equal(target.pool.x[:20], train[COLUMNS][20:])
     assert (~target.membership).sum() == 30
+
+
+def test_a_misspelt_recipe_is_refused_and_nothing_is_logged(tracking, train, holdout):
+    recipe = {"optimizer": "adam", "learning_rte": 1e-3, "epoch": 5, "batch_size": 32}
+    with mlflow.start_run() as run:
+        with pytest.raises(RecipeError, match="(?s)did you mean 'learning_rate'.*did you mean 'epochs'"):
+            log_lineage(train=train, holdout=holdout, recipe=recipe)
+    assert tracking.get_run(run.info.run_id).inputs.dataset_inputs == []
+    assert tracking.list_artifacts(run.info.run_id) == []
 
 
 def test_a_second_call_adds_and_replaces(log_model, train, holdout):
