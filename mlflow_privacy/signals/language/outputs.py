@@ -112,7 +112,7 @@ def classifier_outputs(
 ) -> ModelOutputs:
     """What a classifier of texts says about each record: φ of its class logits.
 
-    Labels that the model's own `label2id` names are read so; others as `trainers.torch_tensors.label_indices` does.
+    Labels that the model's own `label2id` names are read so; others as `trainers.torch.tensors.label_indices` does.
 
     Args:
       classes: sorted labels of the whole pool; those of `records` if None.

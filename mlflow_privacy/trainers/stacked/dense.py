@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mlflow_privacy.trainers.stacked.stack import Stack, masks
+
 ACTIVATIONS = (
     torch.nn.ReLU,
     torch.nn.Tanh,
@@ -68,29 +70,17 @@ class _Linear(torch.autograd.Function):
         return torch.bmm(grad, ctx.weight.detach()) if ctx.needs_input_grad[0] else None, None, None
 
 
-class DenseStack:
-    """k copies of a dense chain.
-
-    Args:
-      models: k modules that `layers_of` knows, freshly initialised; they stay as they are.
-      seeds: of each model's dropout masks.
-
-    Attributes:
-      parameters: each (k, ...), under its name in the module.
-    """
+class DenseStack(Stack):
+    """k copies of a dense chain: modules that `layers_of` knows."""
 
     def __init__(self, models: Sequence[torch.nn.Module], seeds: Sequence[int], device: torch.device) -> None:
-        self._models, self._device = models, device
-        self.parameters = stacked_parameters(models, device)
+        super().__init__(models, seeds, device)
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         names = {id(p): name for name, p in models[0].named_parameters()}
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._layers = [self._layer(layer, names, generators) for layer in layers_of(models[0]) or ()]
+        self._layers = [self._layer(layer, names) for layer in layers_of(models[0]) or ()]
 
-    def _layer(
-        self, layer: Any, names: dict[int, str], generators: Sequence[torch.Generator]
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _layer(self, layer: Any, names: dict[int, str]) -> Callable[[torch.Tensor], torch.Tensor]:
         if is_linear(layer):
             weight = self.parameters[names[id(layer.weight)]]
             bias = None if layer.bias is None else self.parameters[names[id(layer.bias)]]
@@ -98,21 +88,17 @@ class DenseStack:
         if isinstance(layer, torch.nn.Flatten):
             return lambda x: x.flatten(2)
         if isinstance(layer, torch.nn.Dropout):
+            generators = self._generators
             return lambda x: x if layer.p == 0 else x * masks(x.shape[1:], layer.p, generators, x)
         return copy.deepcopy(layer)
 
     def begin(self) -> None:
-        """Before each step: gradients are overwritten, not added to."""
+        """Nothing: gradients are overwritten, not added to."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (k, b, ...) of inputs (k, b, ...)."""
         for layer in self._layers:
             x = layer(x)
         return x
-
-    def model(self, i: int) -> torch.nn.Module:
-        """A module of its own with what model i has learned."""
-        return unstacked(self._models[i], i, self.parameters, {}).to(self._device)
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -120,31 +106,3 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
         return _Linear.apply(x, weight, bias)
     flat = x.reshape(x.shape[0], -1, x.shape[-1])
     return _Linear.apply(flat, weight, bias).reshape(*x.shape[:-1], -1)
-
-
-def stacked_parameters(models: Sequence[torch.nn.Module], device: torch.device) -> dict[str, torch.nn.Parameter]:
-    """Each parameter of k models side by side, (k, ...)."""
-    named = [dict(model.named_parameters()) for model in models]
-    return {
-        name: torch.nn.Parameter(torch.stack([own[name].detach() for own in named]).to(device)) for name in named[0]
-    }
-
-
-@torch.no_grad()
-def unstacked(
-    model: torch.nn.Module, i: int, parameters: dict[str, torch.nn.Parameter], buffers: dict[str, torch.Tensor]
-) -> torch.nn.Module:
-    """A copy of `model` with row i of stacked parameters and buffers."""
-    trained = copy.deepcopy(model)
-    for name, parameter in trained.named_parameters():
-        parameter.copy_(parameters[name][i])
-    for name, buffer in trained.named_buffers():
-        if name in buffers:
-            buffer.copy_(buffers[name][i])
-    return trained
-
-
-def masks(shape: Sequence[int], p: float, generators: Sequence[torch.Generator], like: torch.Tensor) -> torch.Tensor:
-    """(k, *shape) dropout factors, 0 or 1 / (1 - p): each model's own, drawn as it would alone on a CPU."""
-    drawn = [torch.empty(tuple(shape), dtype=like.dtype).bernoulli_(1 - p, generator=g) for g in generators]
-    return torch.stack(drawn).div_(1 - p).to(like.device)

@@ -1,35 +1,26 @@
 """Reference models of one recipe trained together: parameters stacked, one batched operation a layer for all of them.
 
 Every model keeps its own initialisation, minibatches, order, augmentation, dropout masks and running statistics: the
-same as one by one, up to the rounding of sums. Which modules, and whether it pays: `torch_ensemble_way`.
+same as one by one, up to the rounding of sums. Which modules, and whether it pays: `stacked.way`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from mlflow_privacy.trainers.settings import TorchSettings, learning_rates
 from mlflow_privacy.trainers.stacked.dense import DenseStack, layers_of
 from mlflow_privacy.trainers.stacked.modules import ModuleStack
+from mlflow_privacy.trainers.stacked.stack import Stack
 from mlflow_privacy.trainers.stacked.way import Way, choose, group_size
 from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.tensors import Feeder
 
 __all__ = ["Stack", "Way", "choose", "fit_together", "group_size", "layers_of", "stack"]
 _PROGRESS_STEPS = 50
-
-
-class Stack(Protocol):
-    """k models as one."""
-
-    parameters: dict[str, torch.nn.Parameter]
-
-    def begin(self) -> None: ...
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
-    def model(self, i: int) -> torch.nn.Module: ...
 
 
 def stack(models: Sequence[torch.nn.Module], seeds: Sequence[int], device: torch.device) -> Stack:

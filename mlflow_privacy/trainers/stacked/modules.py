@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mlflow_privacy.trainers.stacked.dense import ACTIVATIONS, masks, stacked_parameters, unstacked
+from mlflow_privacy.trainers.stacked.dense import ACTIVATIONS
+from mlflow_privacy.trainers.stacked.stack import Stack, masks
 from mlflow_privacy.trainers.torch.reinit import has_hooks
 
 _NN = torch.nn
@@ -74,23 +75,13 @@ class _Masked(torch.nn.Module):
         return x * self.mask
 
 
-class ModuleStack:
-    """k copies of a module for which `why_not` is "".
-
-    Args:
-      models: k freshly initialised modules in training mode; they stay as they are.
-      seeds: of each model's dropout masks.
-
-    Attributes:
-      parameters: each (k, ...), under its name in the module.
-    """
+class ModuleStack(Stack):
+    """k copies of a module for which `why_not` is ""."""
 
     def __init__(self, models: Sequence[torch.nn.Module], seeds: Sequence[int], device: torch.device) -> None:
-        self._models, self._device = models, device
-        self.parameters = stacked_parameters(models, device)
+        super().__init__(models, seeds, device)
         named = [dict(model.named_buffers()) for model in models]
         self._buffers = {name: torch.stack([own[name] for own in named]).to(device) for name in named[0]}
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._dropout: dict[str, float] = {}
         self._template = self._without_dropout(copy.deepcopy(models[0]).to(device).train())
         self._shapes: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
@@ -107,12 +98,10 @@ class ModuleStack:
         return template
 
     def begin(self) -> None:
-        """Before each step."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (k, b, ...) of inputs (k, b, ...)."""
         state = {**self.parameters, **self._buffers}
         for name, shape in self._masks(x):
             kind = next(iter(self.parameters.values()))
@@ -139,7 +128,3 @@ class ModuleStack:
             # Dropout of probability 0 draws nothing when it is alone.
             self._shapes[size] = [(name, shape) for name, shape in found if self._dropout[name] > 0]
         return self._shapes[size]
-
-    def model(self, i: int) -> torch.nn.Module:
-        """A module of its own with what model i has learned, running statistics included."""
-        return unstacked(self._models[i], i, self.parameters, self._buffers).to(self._device)

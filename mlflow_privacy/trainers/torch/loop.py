@@ -204,7 +204,7 @@ def _trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def layout(
     model: torch.nn.Module, feeder: Feeder, rows: torch.Tensor, settings: TorchSettings, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:
-    """The memory format to train in; see `torch_layout`."""
+    """The memory format to train in; see `trainers.torch.layout`."""
     if not _wants_layout(settings, device) or not is_convolutional(model):
         return contextlib.nullcontext()
     return fast_layout(model, feeder.cast(feeder.take(rows[:PROBED])))
