@@ -24,7 +24,7 @@ def imports(path, *, top_level_only=False):
             yield node.module
 
 
-GROUND = {"errors", "stats", "types", "fingerprint", "design", "text", "seeding", "plugins", "_version", ""}
+GROUND = {"errors", "fields", "stats", "types", "fingerprint", "design", "text", "seeding", "plugins", "_version", ""}
 PLAN = {
     "attacks": set(),  # arrays → scores
     "metrics": set(),  # scores → estimates with intervals

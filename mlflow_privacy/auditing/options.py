@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from mlflow_privacy.errors import ConfigError, nearest
+from mlflow_privacy.fields import no_bool
 from mlflow_privacy.games.game import Setting, game_name
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.metrics import DEFAULT_FPRS
@@ -24,13 +25,6 @@ def executor_name(value: Any) -> Any:
         return value
     hint = nearest(value, EXECUTORS)
     raise ValueError(f"must be {', '.join(EXECUTORS)}, or a backend registered with joblib{hint}")
-
-
-def no_bool(value: Any) -> Any:
-    """Python's booleans are whole numbers; nobody who writes one means that."""
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    return value
 
 
 class AuditOptions(LineageOptions):
@@ -57,7 +51,7 @@ class AuditOptions(LineageOptions):
     device: str = "auto"
     batch_size: int = Field(default=1024, ge=1)
     executor: Annotated[str, BeforeValidator(executor_name)] = "auto"
-    n_workers: Annotated[int | None, Field(ge=1), BeforeValidator(no_bool)] = None
+    n_workers: Annotated[int | None, Field(ge=1), no_bool("a whole number")] = None
     progress: bool | Literal["auto"] = "auto"
     # What the report shows.
     thresholds: Mapping[str, float] = Field(default_factory=dict)

@@ -13,14 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from mlflow_privacy.auditing.options import executor_name
+from mlflow_privacy.fields import Float, Int
 from mlflow_privacy.games.game import game_name
 from mlflow_privacy.metrics import DEFAULT_FPRS
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
 
 
 def _device(value: Any) -> Any:
@@ -35,12 +30,10 @@ def _name(value: Any) -> Any:
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
 Device = Annotated[str, BeforeValidator(_device)]
 Executor = Annotated[str, BeforeValidator(executor_name)]
 Name = Annotated[str, BeforeValidator(_name)]
-Fpr = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+Fpr = Annotated[Float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
