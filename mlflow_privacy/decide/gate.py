@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -274,11 +273,9 @@ def _name_fault(name: str, metrics: Mapping[str, float], end: str) -> str:
         attack, _, metric = name.removeprefix(_PREFIX).rpartition("/")
         if _TPR.fullmatch(metric) and f"{_PREFIX}{attack}/auc" in metrics:
             return ""
-        choices = [key for key in known if not key.endswith(("_low", "_high"))]
-        # A wrong attack or a wrong metric alone should be found too, so the parts are compared as well as the whole.
-        close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6) or choices[:5]
-        hint = ", ".join(key.removeprefix(_PREFIX) for key in close)
-        return f"{name} is not a metric of this audit; " + (f"did you mean {hint}?" if hint else "it has none.")
+        choices = [key.removeprefix(_PREFIX) for key in known if not key.endswith(("_low", "_high"))]
+        hint = nearest(name.removeprefix(_PREFIX), choices, shown=str, listed=True) if choices else "; it has none."
+        return f"{name} is not a metric of this audit{hint}"
     suffix = {"upper": "_high", "lower": "_low"}.get(end, "")
     if name + suffix not in metrics:
         return f"{name} has no interval in this audit; gate on its value instead."

@@ -11,28 +11,22 @@ Config ends at the door: `gate.check_policy` sees the frozen models below.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, nearest
+from mlflow_privacy.fields import Float, Int
 
 PREFIX = "privacy/"
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")
-    return value
-
-
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
-Days = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Number = Annotated[Float, Field(allow_inf_nan=False)]
+Count = Annotated[Int, Field(ge=0)]
+Days = Annotated[Float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Conditions(BaseModel):
@@ -155,8 +149,7 @@ def _faults(error: ValidationError) -> list[str]:
         if fault["type"] == "extra_forbidden":
             *place, key = fault["loc"]
             known = list((Rule if place else Policy).model_fields)
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(known)}."
+            hint = nearest(key, known, cutoff=0.5, listed=True)
             where = ".".join(map(str, place))
             lines.append(f"  {where + ': ' if where else ''}got an unexpected key {str(key)!r}, {hint}")
             misspelt.add(tuple(place))
