@@ -151,7 +151,7 @@ def _faults(error: ValidationError) -> list[str]:
             known = list((Rule if place else Policy).model_fields)
             hint = nearest(key, known, cutoff=0.5, listed=True)
             where = ".".join(map(str, place))
-            lines.append(f"  {where + ': ' if where else ''}got an unexpected key {str(key)!r}, {hint}")
+            lines.append(f"  {where + ': ' if where else ''}got an unexpected key {str(key)!r}{hint}")
             misspelt.add(tuple(place))
     for fault in found:
         if fault["type"] == "too_short" and fault["input"]:
