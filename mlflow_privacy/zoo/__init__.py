@@ -16,24 +16,13 @@ from mlflow_privacy.zoo import alexnet as _alexnet  # these register the built-i
 from mlflow_privacy.zoo import datasets as _datasets
 from mlflow_privacy.zoo import models as _models
 from mlflow_privacy.zoo import speedyresnet as _speedyresnet
+from mlflow_privacy.zoo.building import build_model, check_model, find_model
 from mlflow_privacy.zoo.data import DataSet, image_statistics, make_dataset, make_text_dataset
-from mlflow_privacy.zoo.families import model_family
+from mlflow_privacy.zoo.estimators import find_estimator
+from mlflow_privacy.zoo.families import model_family, model_inputs
+from mlflow_privacy.zoo.loading import check_dataset, load_dataset
 from mlflow_privacy.zoo.models import rescaled
-from mlflow_privacy.zoo.registry import (
-    DATASETS,
-    MODELS,
-    ModelEntry,
-    build_model,
-    check_dataset,
-    check_model,
-    dataset,
-    find_estimator,
-    find_model,
-    load_dataset,
-    load_entry_points,
-    model,
-    model_inputs,
-)
+from mlflow_privacy.zoo.registry import DATASETS, MODELS, ModelEntry, dataset, model
 
 __all__ = [
     "DATASETS",
@@ -48,7 +37,6 @@ __all__ = [
     "find_model",
     "image_statistics",
     "load_dataset",
-    "load_entry_points",
     "make_dataset",
     "make_text_dataset",
     "model",

@@ -1,16 +1,15 @@
-"""Which framework trains a model of some name."""
+"""Which framework trains a model of some name, and on what form of records."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
+from mlflow_privacy.zoo.building import find_model
+from mlflow_privacy.zoo.data import Inputs
+from mlflow_privacy.zoo.estimators import find_estimator
+from mlflow_privacy.zoo.transformers_models import looks_like_transformer
+
 Family = Literal["torch", "sklearn", "transformers"]
-# Names of the Hugging Face hub without an owner before them: of the first years, and no more are added.
-_OLD_NAMES = (
-    *("albert-", "bert-", "camembert-", "distilbert-", "distilgpt2", "distilroberta-", "gpt2", "openai-gpt"),
-    *("roberta-", "xlm-", "xlnet-"),
-)
 
 
 def model_family(name: str) -> Family | None:
@@ -21,8 +20,6 @@ def model_family(name: str) -> Family | None:
     >>> model_family("mlp"), model_family("LogisticRegression"), model_family("gpt2"), model_family("mpl")
     ('torch', 'sklearn', 'transformers', None)
     """
-    from mlflow_privacy.zoo.registry import find_estimator, find_model
-
     if find_model(name) is not None:
         return "torch"
     if find_estimator(name) is not None:
@@ -30,6 +27,9 @@ def model_family(name: str) -> Family | None:
     return "transformers" if looks_like_transformer(name) else None
 
 
-def looks_like_transformer(name: str) -> bool:
-    """Whether a name can only mean a language model: by its form, or because such a folder exists."""
-    return name.startswith(("hf:", *_OLD_NAMES)) or "/" in name or (Path(name).expanduser() / "config.json").is_file()
+def model_inputs(name: str) -> Inputs:
+    """The form of records a model takes; scikit-learn estimators take flat ones, language models texts."""
+    entry = find_model(name)
+    if entry is not None:
+        return entry.inputs
+    return "text" if model_family(name) == "transformers" else "flat"

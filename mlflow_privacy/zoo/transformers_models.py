@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 HUB = "hf:"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+# Names of the Hugging Face hub without an owner before them: of the first years, and no more are added.
+_OLD_NAMES = (
+    *("albert-", "bert-", "camembert-", "distilbert-", "distilgpt2", "distilroberta-", "gpt2", "openai-gpt"),
+    *("roberta-", "xlm-", "xlnet-"),
+)
+
+
+def looks_like_transformer(name: str) -> bool:
+    """Whether a name can only mean a language model: by its form, or because such a folder exists."""
+    return name.startswith(("hf:", *_OLD_NAMES)) or "/" in name or (Path(name).expanduser() / "config.json").is_file()
 
 
 def check_transformer(name: str) -> list[str]:

@@ -7,8 +7,9 @@ import pytest
 
 from mlflow_privacy import zoo
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.plugins import load_entry_points
 from mlflow_privacy.zoo import registry
-from mlflow_privacy.zoo.registry import check_dataset, load_dataset, load_entry_points
+from mlflow_privacy.zoo.loading import check_dataset, load_dataset
 from mlflow_privacy.zoo.synthetic import binary_classes
 
 

@@ -337,7 +337,7 @@ def test_an_installed_package_adds_a_model(monkeypatch):
     def entry_points(group):
         return {"their-net": lambda: calls.append(group) or (lambda shape, outputs: nn.Linear(shape[0], outputs))}
 
-    monkeypatch.setattr("mlflow_privacy.zoo.registry.load_entry_points", entry_points)
+    monkeypatch.setattr("mlflow_privacy.zoo.building.load_entry_points", entry_points)
     assert build("Their_Net", (3,), 2).out_features == 2
     assert set(calls) == {"mlflow_privacy.models"}
 

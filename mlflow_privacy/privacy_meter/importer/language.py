@@ -37,7 +37,7 @@ def is_language_model(name: str) -> bool:
     (True, False)
     """
     from mlflow_privacy.privacy_meter.importer.architectures import check_name
-    from mlflow_privacy.zoo.families import looks_like_transformer
+    from mlflow_privacy.zoo.transformers_models import looks_like_transformer
 
     return bool(check_name(name)) and looks_like_transformer(name)
 
