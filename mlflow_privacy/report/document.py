@@ -9,12 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import AuditedModel, DataSource, Estimate, Fidelity, Task
 
 DOCUMENT_VERSION = 1
 
 Status = Literal["ok", "look", "wrong", "unknown"]
 LimitState = Literal["within", "exceeded", "undecided", "not measured"]
+_MOST_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +236,85 @@ class Fact:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a section: plain text, no markup. Any sequences will do; cells become text by `str`.
+
+    Attributes:
+      columns: names of the columns.
+      rows: one cell per column each; the first names the row. At most 1000 rows, because a report is read by people.
+      caption: what the table shows, "" for none.
+
+    Raises: DesignError: no columns, a row of another length, too many rows.
+
+    >>> Table(["age", "members"], [["under 30", 12], ["older", 30]]).rows
+    (('under 30', '12'), ('older', '30'))
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        columns = tuple(str(cell) for cell in self.columns)
+        rows = tuple(tuple(str(cell) for cell in row) for row in self.rows)
+        wrong = sorted({len(row) for row in rows} - {len(columns)})
+        faults = [f"rows of {wrong} cells for {len(columns)} columns"] if wrong else []
+        faults += [] if columns else ["no columns"]
+        faults += [f"{len(rows)} rows; {_MOST_ROWS} are allowed"] if len(rows) > _MOST_ROWS else []
+        if faults:
+            raise DesignError(f"The table {self.caption!r} of a report has {', and '.join(faults)}.")
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "rows", rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section that others add to a report: plain text and tables, no markup; the report escapes every character.
+
+    Attributes:
+      title: heading.
+      paragraphs: shown one below the other, before the tables.
+      tables: in order.
+      names_records: False says that nothing in it tells who was in the training data. Only then is the section also in
+        the copies that travel with the model.
+
+    Raises: DesignError: no title, or tables that are none.
+
+    >>> Section("Ages", ["Half of the members are under 30."]).paragraphs
+    ('Half of the members are under 30.',)
+    """
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    names_records: bool = True
+
+    def __post_init__(self) -> None:
+        paragraphs = (self.paragraphs,) if isinstance(self.paragraphs, str) else self.paragraphs
+        tables = tuple(self.tables)
+        wrong = [type(table).__name__ for table in tables if not isinstance(table, Table)]
+        if not str(self.title).strip() or wrong:
+            raise DesignError(
+                f"A section of a report has a title and tables of mlflow_privacy.report.Table, got {self.title!r} and "
+                f"{', '.join(wrong) or 'no other tables'}."
+            )
+        object.__setattr__(self, "title", str(self.title))
+        object.__setattr__(self, "paragraphs", tuple(str(text) for text in paragraphs))
+        object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "names_records", bool(self.names_records))
+
+
+@dataclasses.dataclass(frozen=True)
+class AddedSection:
+    """A section of an installed package in its report; `problem` says why there is none, "" if there is."""
+
+    name: str
+    package: str
+    problem: str
+    section: Section | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Document:
     """Everything a report shows."""
 
@@ -261,3 +342,4 @@ class Document:
     timings: Mapping[str, float]
     options: Mapping[str, Any]
     references: Mapping[str, Any]
+    sections: tuple[AddedSection, ...] = ()

@@ -56,7 +56,8 @@ def without_records(values: Mapping[str, Any]) -> dict[str, Any]:
       >>> json_text(without_records(json.loads(result_json(result)))) == result_json(result, top=0)
       True
     """
-    return {**values, "exposure": {**values["exposure"], "records": []}}
+    sections = [view for view in values["sections"] if not (view["section"] or {}).get("names_records")]
+    return {**values, "exposure": {**values["exposure"], "records": []}, "sections": sections}
 
 
 def result_schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.report.added import added_sections
 from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact
 from mlflow_privacy.report.sections.attacks import attack_views
 from mlflow_privacy.report.sections.checks import checks
@@ -47,7 +48,8 @@ def build_document(
       content: what to show of the most exposed records, by row id; None shows row ids alone.
       risk_fpr: a member counts as exposed if it scores above all but this share of the non-members; None for the
         false-alarm rate of the verdict.
-      top: how many of the most exposed records to list; 0 for a copy that must not name anybody.
+      top: how many of the most exposed records to list; 0 for a copy that must not name anybody, which then also lacks
+        the sections of installed packages that may do so.
 
     Raises:
       ConfigError: a limit names no metric of this audit.
@@ -95,6 +97,7 @@ def _document(
         timings=dict(result.timings),
         options=_brief(result.options),
         references={k: v for k, v in _brief(result.references).items() if k != "recipe"},
+        sections=added_sections(result, records=top > 0),
     )
 
 
