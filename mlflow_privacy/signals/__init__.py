@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
+from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
+from mlflow_privacy.trainers.registry import inner_model
 from mlflow_privacy.types import ModelOutputs, Records, Task
 
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids
 
-__all__ = ["model_outputs", "residual_scale"]
+__all__ = ["SIGNALS", "model_outputs", "residual_scale"]
 
 
 def model_outputs(
@@ -37,8 +39,8 @@ def model_outputs(
     labels. Regressors: the Gaussian log-likelihood. Causal language models: the mean log-probability of tokens.
 
     Args:
-      model: a PyTorch module, an estimator with scikit-learn's API, a `text.LanguageModel`, an MLflow pyfunc model, or
-        anything else with `predict`.
+      model: a PyTorch module, an estimator with scikit-learn's API, a `text.LanguageModel`, what a function in
+        `SIGNALS` knows, an MLflow pyfunc model, or anything else with `predict`.
       records: n records.
       task: "classification" or "regression".
       classes: sorted labels of the whole pool; those of `records` if None.
@@ -89,6 +91,10 @@ def model_outputs(
         from mlflow_privacy.signals.sklearn import estimator_outputs
 
         return estimator_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
+    asked = {"task": task, "classes": classes, "device": device, "batch_size": batch_size, "scale": scale}
+    registered = registered_outputs(inner_model(model), records, **asked)
+    if registered is not None:
+        return registered
     if callable(getattr(model, "predict", None)) or callable(model):
         from mlflow_privacy.signals.pyfunc import prediction_outputs
 
@@ -101,12 +107,7 @@ def model_outputs(
 
 def _native(model: Any) -> Any:
     """The estimator or module inside an MLflow pyfunc model, which says more than its `predict`."""
-    if not type(model).__module__.startswith("mlflow.pyfunc") or not hasattr(model, "get_raw_model"):
-        return model
-    try:
-        native = model.get_raw_model()
-    except NotImplementedError:
-        return model
+    native = inner_model(model)
     torch = sys.modules.get("torch")
     usable = hasattr(native, "predict_proba") or (torch is not None and isinstance(native, torch.nn.Module))
     return native if usable else model
