@@ -15,14 +15,17 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import ConfigError, PrivacyAuditError
+
+if TYPE_CHECKING:
+    from mlflow_privacy.types import AuditResult
 
 EXIT_BREACH, EXIT_ERROR = 1, 2
 
@@ -228,15 +231,42 @@ def audit(
         import mlflow_privacy
 
     evaluate: Any = mlflow_privacy.evaluate
-    result = evaluate(model_uri, **options)
+    with _results() as found:
+        result = evaluate(model_uri, **options)
     if as_json:
         artifacts = {name: artifact.uri for name, artifact in result.artifacts.items()}
         record = {"model_uri": model_uri, "run_id": result.run_id, "metrics": result.metrics, "artifacts": artifacts}
         click.echo(json.dumps(record, indent=1, sort_keys=False, default=str))
+        _echo_warnings(found)
         return
     from mlflow_privacy.cli.console import audit_text
 
     click.echo(f"{model_uri}, run {result.run_id}\n\n{audit_text(result.metrics)}")
+    for one in found:
+        from mlflow_privacy.report.text import verdict
+
+        click.echo(f"\n{verdict(one)}")
+    _echo_warnings(found)
+
+
+@contextlib.contextmanager
+def _results() -> Iterator[list[AuditResult]]:
+    """Collects what the audits inside find, whose warnings then are told here, last, and not by the library."""
+    from mlflow_privacy.evaluators.call import LISTENER
+
+    found: list[AuditResult] = []
+    token = LISTENER.set(found.append)
+    try:
+        yield found
+    finally:
+        LISTENER.reset(token)
+
+
+def _echo_warnings(found: Sequence[AuditResult]) -> None:
+    """What limits the audits, on stderr: a pipe that takes the figures leaves them on the screen."""
+    for result in found:
+        for warning in result.warnings:
+            click.echo(f"Warning: {warning}", err=True)
 
 
 def _key_values(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -324,12 +354,19 @@ def compare(
 @click.option(
     "--upper", is_flag=True, help="Of --max: compare the upper end of the interval, pass only what is surely below."
 )
+@click.option("--allow-weak", is_flag=True, help="Of --max: let an audit without reference models pass.")
 @click.option("--run-id", help="Of the audit to read. Default: the newest audit of the model.")
 @click.option(
     "--tag", is_flag=True, help="Write the policy's verdict on the model version: privacy.gate = pass or fail."
 )
 def gate(
-    model_uri: str, limits: tuple[str, ...], policy: Path | None, upper: bool, run_id: str | None, tag: bool
+    model_uri: str,
+    limits: tuple[str, ...],
+    policy: Path | None,
+    upper: bool,
+    allow_weak: bool,
+    run_id: str | None,
+    tag: bool,
 ) -> None:
     """Exit with 1 and a line per breach if an audit of MODEL_URI found more than is allowed, else with 0.
 
@@ -354,7 +391,7 @@ def gate(
     if wanted:
         from mlflow_privacy.decide.gate import check_gate
 
-        breaches += check_gate(_audit_metrics(model_uri, run_id), wanted, upper=upper)
+        breaches += check_gate(_audit_metrics(model_uri, run_id), wanted, upper=upper, allow_weak=allow_weak)
         end = "the upper end of its interval" if upper else "its value"
         passed.append(f"{', '.join(f'{name} <= {limit:g}' for name, limit in wanted.items())} by {end}")
     for breach in breaches:

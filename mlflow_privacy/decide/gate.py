@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow_privacy.decide.policy import Policy, Rule
 
 _PREFIX = "privacy/"
+_WEAK = "the audit had no reference models, so only the weaker attacks ran: what it did not find others may"
 _TPR = re.compile(r"tpr_at_fpr_\d+(\.\d+)?(e-?\d+)?")
 
 
@@ -95,16 +96,19 @@ def parse_limit(text: str) -> tuple[str, float]:
     return name.strip(), limit
 
 
-def check_gate(metrics: Mapping[str, float], limits: Mapping[str, float], *, upper: bool = False) -> tuple[Breach, ...]:
+def check_gate(
+    metrics: Mapping[str, float], limits: Mapping[str, float], *, upper: bool = False, allow_weak: bool = False
+) -> tuple[Breach, ...]:
     """Which of `limits` the metrics exceed; empty if all are kept. A metric equal to its limit is within it.
 
     Args:
       metrics: of an audit, `AuditResult.metrics` or those of its MLflow run.
       limits: the most allowed, by name; the prefix "privacy/" may be left out.
       upper: compare the upper end of each interval, so that only what is surely within the limit passes.
+      allow_weak: accept an audit without reference models.
 
     Returns: one `Breach` per limit exceeded, in the order of `limits`. A TPR that the audit could not resolve is
-      a breach with value NaN.
+      a breach with value NaN, and so is every limit if the audit had no reference models.
 
     Raises: ConfigError: no limits; an unknown metric (with the nearest names); `upper` for a metric without an
       interval; a limit that no value can exceed. All faults together.
@@ -126,9 +130,12 @@ def check_gate(metrics: Mapping[str, float], limits: Mapping[str, float], *, upp
         if fault:
             faults.append(fault)
             continue
+        end: Literal["upper", "value"] = "upper" if upper else "value"
+        if not allow_weak and is_weak(metrics):
+            breaches.append(Breach(name, math.nan, float(limit), end, reason=f"{_WEAK} (--allow-weak accepts that)"))
         value = float(metrics.get(f"{name}_high" if upper else name, math.nan))
         if not value <= limit:  # also true of NaN
-            breaches.append(Breach(name, value, float(limit), "upper" if upper else "value"))
+            breaches.append(Breach(name, value, float(limit), end))
     if faults:
         raise ConfigError("The gate cannot be checked:\n" + "\n".join(f"  {fault}" for fault in faults))
     return tuple(breaches)
@@ -139,8 +146,9 @@ def check_policy(
 ) -> tuple[Breach, ...]:
     """Which rules of a policy an audit breaks; empty if it keeps all of them.
 
-    A rule whose conditions the audit does not meet (too old, too few non-members or references, a blind baseline that
-    tells members from non-members) is broken whatever its figure says: that figure does not count.
+    A rule whose conditions the audit does not meet (too old, too few non-members or references, none at all unless
+    `allow_weak`, a blind baseline that tells members from non-members) is broken whatever its figure says: that figure
+    does not count.
 
     Args:
       metrics: of an audit, `AuditResult.metrics` or those of its MLflow run.
@@ -240,6 +248,18 @@ def tag_verdict(
         raise ConfigError(f"{model_uri} is no registered or logged model, so it has no tags to write a verdict to.")
 
 
+def is_weak(metrics: Mapping[str, float], facts: AuditFacts | None = None) -> bool:
+    """Whether an audit had no reference models, by its facts, or else by the metrics that every audit has.
+
+    >>> is_weak({"privacy/fidelity/target_member_loss": 0.1}), is_weak({}, AuditFacts(n_references=8))
+    (True, False)
+    """
+    if facts is not None and facts.n_references is not None:
+        return facts.n_references == 0
+    prefix = f"{_PREFIX}fidelity/"
+    return f"{prefix}target_member_loss" in metrics and f"{prefix}reference_member_loss" not in metrics
+
+
 def latest_metrics(model_uri: str, client: MlflowClient | None = None) -> dict[str, float]:
     """Metrics of the newest finished audit of a model.
 
@@ -294,6 +314,9 @@ def _rule_breaches(
             _too_few("reference models", facts.n_references, policy.condition(rule, "required_references")),
             _too_old(facts.audited_at, policy.condition(rule, "max_age_days"), now),
             "" if policy.condition(rule, "allow_caution") else _caution(rule.name, metrics),
+            f"{_WEAK} (allow_weak: true accepts that)"
+            if is_weak(metrics, facts) and not policy.condition(rule, "allow_weak")
+            else "",
         )
         if reason
     ]

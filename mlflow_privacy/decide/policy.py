@@ -41,6 +41,7 @@ class _Conditions(BaseModel):
         None,
         description="Accept an audit without a blind baseline, or whose baseline finds a difference. Default: no.",
     )
+    allow_weak: bool | None = Field(None, description="Accept an audit without reference models. Default: no.")
     require_resolved: bool | None = Field(
         None, description="Whether a TPR that the non-members cannot resolve is a breach. Default: yes."
     )

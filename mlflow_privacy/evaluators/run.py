@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from mlflow_privacy.evaluators.call import LISTENER, Request
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
+
+_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -62,5 +65,8 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
         write_back=request.options.write_back,
     )
     if (listener := LISTENER.get()) is not None:
-        listener(result)
+        listener(result)  # and tells the warnings where they are read
+    else:
+        for warning in result.warnings:
+            _logger.warning("Privacy audit of %s: %s", result.model.label, warning)
     return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)

@@ -124,11 +124,17 @@ def blind_differs(result: AuditResult) -> bool:
     return result.blind is not None and (result.blind.low > 0.5 or result.blind.high < 0.5)
 
 
+def is_weaker(result: AuditResult) -> bool:
+    """Whether only attacks that need no reference models ran: what they do not find, others may."""
+    return not result.references.get("n")
+
+
 def verdict(result: AuditResult) -> str:
     """The result in one sentence that needs no statistics, with its uncertainty and what guessing would reach.
 
-    Counts are rounded outwards, so that the sentence claims no more than the interval does. Where guessing lies inside
-    the interval of few false alarms, but not where more are accepted, a second half says so.
+    An audit without reference models begins with "Weaker audit:". Counts are rounded outwards, so that the sentence
+    claims no more than the interval does. Where guessing lies inside the interval of few false alarms, but not where
+    more are accepted, a second half says so.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
@@ -136,10 +142,11 @@ def verdict(result: AuditResult) -> str:
       'Of 100 records used in training, an attacker who accepts one false alarm in 100 recognises between ... and ...
        (95 % confidence); guessing would recognise 1.'
     """
+    begin = "Weaker audit: no reference models. " if is_weaker(result) else ""
     attack = headline_attack(result)
     found = headline_fpr(attack)
     if found is None:
-        return _auc_sentence(attack.metrics.get("auc"))
+        return begin + _auc_sentence(attack.metrics.get("auc"))
     fpr, tpr = found
     base = max(100, round(1 / fpr))
     plainer = None if tpr.low > fpr else _plainer_fpr(attack, fpr)
@@ -150,7 +157,7 @@ def verdict(result: AuditResult) -> str:
             f"recognise {round(base * plainer[0]):,}."
         )
     return (
-        f"Of {base:,} records used in training, an attacker who accepts one false alarm in {round(1 / fpr):,} "
+        f"{begin}Of {base:,} records used in training, an attacker who accepts one false alarm in {round(1 / fpr):,} "
         f"recognises {_count(base, tpr)} ({100 * tpr.confidence:g} % confidence); guessing would recognise "
         f"{round(base * fpr):,}.{more}"
     )

@@ -28,6 +28,7 @@ from mlflow_privacy.report.text import (
     blind_differs,
     format_estimate,
     headline_attack,
+    is_weaker,
     plain_text,
     verdict,
 )
@@ -278,9 +279,16 @@ def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:
         "privacy.tpr": None if tpr is None else f"{format_estimate(tpr)} at {100 * _TAG_FPR:g}% FPR",
         # Of games the last audit of each stands, since an audit of another game says nothing about it.
         **{f"privacy.{_GAME_TAGS.get(name, name)}": plain_text(g.summary, 80) for name, g in result.games.items()},
-        "privacy.caution": f"blind baseline {format_estimate(result.blind)}" if blind_differs(result) else None,
+        "privacy.caution": _caution(result),
         "privacy.audit_run": run_id,  # last: its presence says that the others belong to this audit
     }
+
+
+def _caution(result: AuditResult) -> str | None:
+    """What undoes or weakens the verdict, in a few words."""
+    parts = [f"blind baseline {format_estimate(result.blind)}"] if blind_differs(result) else []
+    parts += ["no reference models"] if is_weaker(result) else []
+    return "; ".join(parts) or None
 
 
 def _tag_logged_model(client: MlflowClient, model_id: str, run: Run, result: AuditResult) -> None:

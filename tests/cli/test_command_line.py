@@ -101,6 +101,42 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     assert "Blind baseline" in result.output
 
 
+@pytest.fixture
+def audited_weakly(monkeypatch):
+    """An audit without references, as the library hands it to whoever listens."""
+    import dataclasses
+
+    from mlflow_privacy.evaluators.call import LISTENER
+    from mlflow_privacy.report.example import example_result
+
+    result = dataclasses.replace(
+        example_result(n=400, warnings=["No reference models could be trained: 'learning_rate' is missing."]),
+        references={"n": 0},
+    )
+
+    def evaluate(model_uri, **options):
+        LISTENER.get()(result)
+        return types.SimpleNamespace(metrics=METRICS, artifacts={}, run_id="r1")
+
+    monkeypatch.setattr("mlflow_privacy.evaluate", evaluate, raising=False)
+
+
+def test_a_weaker_audit_says_so_in_the_last_lines(call, audited_weakly):
+    result = call("audit", "models:/m/1")
+    assert result.stdout.strip().splitlines()[-1].startswith("Weaker audit: no reference models. Of ")
+    assert result.stderr == "Warning: No reference models could be trained: 'learning_rate' is missing.\n"
+    as_json = call("audit", "models:/m/1", "--json")
+    assert json.loads(as_json.stdout)["run_id"] == "r1"
+    assert as_json.stderr == result.stderr
+
+
+def test_a_gate_needs_to_be_told_that_a_weak_audit_will_do(call, monkeypatch):
+    weak = {**METRICS, "privacy/fidelity/target_member_loss": 0.1}
+    monkeypatch.setattr("mlflow_privacy.decide.gate.latest_metrics", lambda uri: weak)
+    assert call("gate", "models:/m/1", "--max", "rmia/auc=0.8").exit_code == 1
+    assert call("gate", "models:/m/1", "--max", "rmia/auc=0.8", "--allow-weak").exit_code == 0
+
+
 def test_audit_leaves_out_what_was_not_asked(call, audited):
     call("audit", "models:/m/1")
     assert audited == {"model_uri": "models:/m/1", "device": "auto"}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mlflow_privacy.decide.gate import Breach, check_gate, parse_limit
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.report.example import example_result
 
 METRICS = {
     "privacy/rmia/auc": 0.7,
@@ -95,8 +96,18 @@ def test_a_limit_is_parsed():
     assert parse_limit(" rmia/auc = 0.6") == ("rmia/auc", 0.6)
 
 
-def test_a_real_audit_can_be_gated(result):
+def test_a_real_audit_can_be_gated():
+    result = example_result(n=500)
     assert (
         check_gate(result.metrics, {"rmia/auc": 1.0, "rmia/tpr_at_fpr_0.01": 1.0, "blind/auc": 0.6}, upper=True) == ()
     )
     assert len(check_gate(result.metrics, {"rmia/tpr_at_fpr_0.0001": 1.0})) == 1
+
+
+def test_an_audit_without_references_passes_only_where_that_is_allowed():
+    weak = {"privacy/loss/auc": 0.52, "privacy/fidelity/target_member_loss": 0.4}
+    (breach,) = check_gate(weak, {"loss/auc": 0.6})
+    assert "no reference models" in breach.line
+    assert "--allow-weak" in breach.line
+    assert check_gate(weak, {"loss/auc": 0.6}, allow_weak=True) == ()
+    assert check_gate({**weak, "privacy/fidelity/reference_member_loss": 0.4}, {"loss/auc": 0.6}) == ()

@@ -59,6 +59,14 @@ def test_a_rule_is_kept_up_to_and_including_its_bound(rule, kept):
     assert (lines(policy(rule)) == []) == kept
 
 
+def test_an_audit_without_references_breaks_every_rule_unless_that_is_allowed():
+    rule, weak = {"metric": "rmia/auc", "max": 1.0}, dataclasses.replace(FACTS, n_references=0)
+    assert "no reference models" in lines(policy(rule), facts=weak)[0]
+    assert lines(policy(rule, allow_weak=True), facts=weak) == []
+    assert lines(policy({**rule, "allow_weak": True}), facts=weak) == []
+    assert lines(policy(rule)) == []
+
+
 @pytest.mark.parametrize(
     ("conditions", "said"),
     [

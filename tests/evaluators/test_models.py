@@ -67,12 +67,16 @@ def test_a_module_with_its_recipe(tracking, digits):
     assert [entry.path for entry in weights] == ["weights/model.safetensors"]
 
 
-def test_a_module_without_a_recipe_gets_the_weaker_audit_which_says_so(tracking, digits):
+def test_a_module_without_a_recipe_gets_the_weaker_audit_which_says_so(tracking, digits, caplog):
     log_torch(*digits)
     result = mlflow_privacy.evaluate("models:/m/1", **FAST)
     assert "privacy/population/auc" in result.metrics
     assert "privacy/rmia/auc" not in result.metrics
-    assert "weaker audit" in tracking.get_model_version("m", "1").description
+    version = tracking.get_model_version("m", "1")
+    assert "weaker audit" in version.description
+    assert "no reference models" in version.tags["privacy.caution"]
+    assert tracking.get_run(result.run_id).data.tags["privacy.headline"].startswith("Weaker audit:")
+    assert "weaker audit" in caplog.text  # what a notebook shows
 
 
 def test_a_wrong_recipe_of_the_caller_is_an_error_with_every_fault(tracking, digits):

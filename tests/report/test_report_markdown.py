@@ -6,6 +6,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.markdown import BEGIN, END, TITLE, brief_verdict, markdown_verdict, replace_block
 from mlflow_privacy.report.text import verdict
 from mlflow_privacy.types import Estimate
@@ -158,3 +159,9 @@ def test_no_references_is_said(result):
 def test_the_whole_block_fits_an_empty_description(result):
     long = dataclasses.replace(result, warnings=("w" * 5000,) * 9)
     assert len(replace_block("", (markdown_verdict(long, **LINK),)) or "") > 0
+
+
+def test_a_verdict_without_references_begins_with_saying_so():
+    result = example_result(n=400)
+    weaker = verdict(dataclasses.replace(result, references={**result.references, "n": 0}))
+    assert weaker == f"Weaker audit: no reference models. {verdict(result)}"
