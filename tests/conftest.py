@@ -113,3 +113,11 @@ def server(tmp_path_factory, empty_database):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def result():
+    """An audit's result, without an audit."""
+    from mlflow_privacy.report.example import example_result
+
+    return example_result(n=500)

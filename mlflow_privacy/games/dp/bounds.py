@@ -143,23 +143,50 @@ def contradicts(claimed: float, bound: EpsilonBound, *, claimed_delta: float | N
     return Verdict(contradicted, claimed, bound.value, bound.value - claimed, sentence, bound.assumption)
 
 
-def check_audit(
-    scores: np.ndarray, member: np.ndarray, delta: float, confidence: float, selection: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and membership as arrays, or one `DesignError` with all faults."""
-    scores, member = np.asarray(scores, np.float64), np.asarray(member)
-    faults = []
-    if scores.ndim != 1 or scores.shape != member.shape or not scores.size:
-        faults.append(f"scores and member must be of one shape (n,), n >= 1, got {scores.shape} and {member.shape}")
-    if np.isnan(scores).any():
-        faults.append(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN; every canary needs a score")
-    if member.dtype != bool:
-        faults.append(f"member must be bool, got {member.dtype}")
-    if not 0 <= delta < 1:
-        faults.append(f"delta must be in [0, 1), got {delta}")
-    if selection not in SELECTIONS:
-        faults.append(f"selection must be one of {', '.join(SELECTIONS)}, got {selection!r}")
-    if faults:
-        raise DesignError("; ".join(faults) + ".")
-    check_confidence(confidence)
-    return scores, member
+@dataclasses.dataclass(frozen=True)
+class Canaries:
+    """Scores and coins of n canaries or models, and how a bound is made of them; checked.
+
+    Attributes:
+      scores: (n,) float64; member: (n,) bool.
+      delta: of the claim; confidence: one-sided.
+      selection: how the attack is chosen, and paid for; seed: of halves and ties.
+    """
+
+    scores: np.ndarray
+    member: np.ndarray
+    delta: float
+    confidence: float
+    selection: Selection = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises one `DesignError` with all faults."""
+        scores, member = np.asarray(self.scores, np.float64), np.asarray(self.member)
+        faults = []
+        if scores.ndim != 1 or scores.shape != member.shape or not scores.size:
+            faults.append(f"scores and member must be of one shape (n,), n >= 1, got {scores.shape} and {member.shape}")
+        if np.isnan(scores).any():
+            faults.append(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN; every canary needs a score")
+        if member.dtype != bool:
+            faults.append(f"member must be bool, got {member.dtype}")
+        if not 0 <= self.delta < 1:
+            faults.append(f"delta must be in [0, 1), got {self.delta}")
+        if self.selection not in SELECTIONS:
+            faults.append(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
+        if faults:
+            raise DesignError("; ".join(faults) + ".")
+        check_confidence(self.confidence)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "member", member)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def significance(self) -> float:
+        return 1 - self.confidence
+
+    def take(self, index: np.ndarray) -> Canaries:
+        """Those at `index`, in that order."""
+        return dataclasses.replace(self, scores=self.scores[index], member=self.member[index])

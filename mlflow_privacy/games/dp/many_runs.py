@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.games.dp.bounds import EpsilonBound, Selection, check_audit
+from mlflow_privacy.games.dp.bounds import Canaries, EpsilonBound, Selection
 from mlflow_privacy.metrics.epsilon import check_delta, gaussian_epsilon, rates_epsilon, rates_mu
 from mlflow_privacy.stats import clopper_pearson
 
@@ -72,16 +72,15 @@ def clopper_pearson_bound(
     def strength(tpr_low: np.ndarray, fpr_high: np.ndarray) -> np.ndarray:
         return np.maximum(rates_epsilon(tpr_low, fpr_high, delta), rates_epsilon(1 - fpr_high, 1 - tpr_low, delta))
 
-    return _bound(
+    method = _Method(
         "clopper_pearson",
         "Many runs",
         "Jagielski, Ullman and Oprea (2020), https://arxiv.org/abs/2006.07709; "
         "Nasr et al. (2021), https://arxiv.org/abs/2101.04535",
-        "",
         strength,
         float,
-        (scores, member, delta, confidence, selection, threshold, seed),
     )
+    return _bound(method, Canaries(scores, member, delta, confidence, selection, seed), threshold)
 
 
 def gaussian_dp_bound(
@@ -116,37 +115,45 @@ def gaussian_dp_bound(
     def strength(tpr_low: np.ndarray, fpr_high: np.ndarray) -> np.ndarray:
         return rates_mu(fpr_high, 1 - tpr_low)
 
-    return _bound(
+    method = _Method(
         "gaussian_dp",
         "Many runs, Gaussian DP",
         "Nasr et al. (2023), https://arxiv.org/abs/2302.07956",
-        "The trade-off curve of the mechanism is Gaussian.",
         strength,
         lambda mu: gaussian_epsilon(mu, delta),
-        (scores, member, delta, confidence, selection, threshold, seed),
+        "The trade-off curve of the mechanism is Gaussian.",
     )
+    return _bound(method, Canaries(scores, member, delta, confidence, selection, seed), threshold)
 
 
-def _bound(
-    method: str,
-    title: str,
-    paper: str,
-    assumption: str,
-    strength: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    epsilon: Callable[[float], float],
-    call: tuple[np.ndarray, np.ndarray, float, float, Selection, float | None, int],
-) -> EpsilonBound:
-    scores, member, delta, confidence, selection, threshold, seed = call
-    scores, member = check_audit(scores, member, delta, confidence, selection)
+@dataclasses.dataclass(frozen=True)
+class _Method:
+    """One way from bounds on the rates to a bound on ε.
+
+    Attributes:
+      strength: (TPR's lower bound, FPR's upper bound) -> what is maximised.
+      epsilon: strength -> ε.
+    """
+
+    name: str
+    title: str
+    paper: str
+    strength: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    epsilon: Callable[[float], float]
+    assumption: str = ""
+
+
+def _bound(method: _Method, models: Canaries, threshold: float | None) -> EpsilonBound:
+    scores, member, selection = models.scores, models.member, models.selection
     if member.all() or not member.any():
         raise DesignError(f"All {len(member)} models were trained {'with' if member.all() else 'without'} the canary.")
     if (selection == "fixed") != (threshold is not None):
         raise DesignError("threshold goes with selection='fixed', which needs one; the others choose it.")
     selection = "bonferroni" if selection == "auto" else selection  # type: ignore[assignment]
-    alpha, rng = 1 - confidence, np.random.default_rng(seed)
+    alpha, rng = models.significance, np.random.default_rng(models.seed)
 
     def value(rates: _Rates) -> float:
-        return float(strength(np.asarray(rates.tpr_low), np.asarray(rates.fpr_high)))
+        return float(method.strength(np.asarray(rates.tpr_low), np.asarray(rates.fpr_high)))
 
     if selection == "bonferroni":
         tried = list(_order_statistics(scores[member], scores[~member], alpha))
@@ -168,15 +175,15 @@ def _bound(
             scores, member = scores[~first], member[~first]
         best = _at(scores[member], scores[~member], float(threshold or 0.0), alpha)
     n_in, n_out = int(member.sum()), int((~member).sum())
-    perfect = strength(*(np.asarray(r) for r in _bounds(n_in, n_in, 0, n_out, alpha)))
+    perfect = method.strength(*(np.asarray(r) for r in _bounds(n_in, n_in, 0, n_out, alpha)))
     found = value(best)
     return EpsilonBound(
-        value=epsilon(found),
-        delta=delta,
-        confidence=confidence,
-        method=method,
-        title=title,
-        paper=paper,
+        value=method.epsilon(found),
+        delta=models.delta,
+        confidence=models.confidence,
+        method=method.name,
+        title=method.title,
+        paper=method.paper,
         n=n_in + n_out,
         guesses=n_in + n_out,
         correct=best.tp + n_out - best.fp,
@@ -185,9 +192,9 @@ def _bound(
         threshold=best.threshold,
         selection=selection,
         candidates=n_candidates,
-        ceiling=epsilon(float(perfect)),
-        assumption=assumption,
-        mu=found if assumption else None,
+        ceiling=method.epsilon(float(perfect)),
+        assumption=method.assumption,
+        mu=found if method.assumption else None,
         rates=(best.tpr_low, best.fpr_high),
     )
 

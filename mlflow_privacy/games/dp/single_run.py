@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.games.dp.bounds import EpsilonBound, GuessCurve, Selection, check_audit
+from mlflow_privacy.games.dp.bounds import Canaries, EpsilonBound, GuessCurve, Selection
 from mlflow_privacy.games.dp.guesses import Sides, check_guesses, few_guesses, guess_grid, scaled_guesses
 from mlflow_privacy.games.dp.methods import OneRunMethod, Theorem, fdp, one_run_method
 from mlflow_privacy.stats import check_confidence
@@ -77,7 +77,7 @@ def one_run(
       ε ≥ 0.9567 at δ = 0 (95%)
     """
     method = one_run_method("one_run", delta, n=len(np.atleast_1d(scores)), theorem=theorem)
-    return _one_run(method, scores, member, delta, confidence, selection, sides, guesses, seed)
+    return _one_run(method, Canaries(scores, member, delta, confidence, selection, seed), sides, guesses)
 
 
 def one_run_fdp(
@@ -109,7 +109,7 @@ def one_run_fdp(
       >>> print(one_run_fdp(member + rng.normal(size=20_000), member, delta=1e-5))  # its ε is 4.377
       ε ≥ 3.114 at δ = 1e-05 (95%)
     """
-    return _one_run(fdp(curve, delta), scores, member, delta, confidence, selection, sides, guesses, seed)
+    return _one_run(fdp(curve, delta), Canaries(scores, member, delta, confidence, selection, seed), sides, guesses)
 
 
 def one_run_of_counts(
@@ -160,12 +160,12 @@ def epsilon_by_guesses(
       >>> bool((curve.corrected <= curve.pointwise).all())
       True
     """
-    scores, member = check_audit(scores, member, delta, confidence, "bonferroni")
-    n = len(scores)
+    canaries = Canaries(scores, member, delta, confidence, "bonferroni", seed)
+    n = len(canaries)
     bound = one_run_method(method, delta, n=n)
     candidates = check_guesses(n, guess_grid(n, sides), guesses)
-    order = _order(scores, _tie_breaker(seed))
-    picked = [_pick(scores, member, order, k) for k in candidates]
+    order = _order(canaries.scores, _tie_breaker(seed))
+    picked = [_pick(canaries, order, k) for k in candidates]
     alpha = 1 - confidence
 
     def values(significance: float) -> np.ndarray:
@@ -200,18 +200,10 @@ class _Picked:
 
 
 def _one_run(
-    method: OneRunMethod,
-    scores: np.ndarray,
-    member: np.ndarray,
-    delta: float,
-    confidence: float,
-    selection: Selection,
-    sides: str,
-    guesses: Sequence[tuple[int, int]] | None,
-    seed: int,
+    method: OneRunMethod, canaries: Canaries, sides: str, guesses: Sequence[tuple[int, int]] | None
 ) -> EpsilonBound:
-    scores, member = check_audit(scores, member, delta, confidence, selection)
-    rng, n, alpha = _tie_breaker(seed), len(scores), 1 - confidence
+    rng, n, delta, alpha = _tie_breaker(canaries.seed), len(canaries), canaries.delta, canaries.significance
+    selection = canaries.selection
     if selection == "auto":  # by n and δ alone: a choice that saw the scores would have to be paid for
         failing = n * delta >= _SPLIT_FROM_FAILURES and n >= _SPLIT_LEAST
         selection = "split" if (n >= _SPLIT_FROM if method.gaussian else failing) else "bonferroni"
@@ -222,11 +214,11 @@ def _one_run(
         chosen_on, judged_on = np.sort(shuffled[: n // 2]), np.sort(shuffled[n // 2 :])
         half, rest = len(chosen_on), len(judged_on)
         candidates = check_guesses(half, few_guesses(half, sides), scaled_guesses(guesses, n, half))  # type: ignore[arg-type]
-        best = _best(method, scores[chosen_on], member[chosen_on], candidates, alpha, rng)
+        best = _best(method, canaries.take(chosen_on), candidates, alpha, rng)
         wanted = (round(best.guesses_in * rest / half), round(best.guesses_out * rest / half))
-        scores, member = scores[judged_on], member[judged_on]
-        picked = _pick(scores, member, _order(scores, rng), wanted)
-        return _record(method, picked, rest, delta, confidence, alpha, selection, len(candidates))
+        judged = canaries.take(judged_on)
+        picked = _pick(judged, _order(judged.scores, rng), wanted)
+        return _record(method, picked, rest, delta, canaries.confidence, alpha, selection, len(candidates))
     candidates = check_guesses(n, few_guesses(n, sides), guesses)  # type: ignore[arg-type]
     if selection == "fixed" and len(candidates) != 1:
         raise DesignError(
@@ -234,8 +226,8 @@ def _one_run(
             "'split' and 'bonferroni' choose among several."
         )
     alpha /= len(candidates)
-    picked = _best(method, scores, member, candidates, alpha, rng)
-    return _record(method, picked, n, delta, confidence, alpha, selection, len(candidates))
+    picked = _best(method, canaries, candidates, alpha, rng)
+    return _record(method, picked, n, delta, canaries.confidence, alpha, selection, len(candidates))
 
 
 def _tie_breaker(seed: int) -> np.random.Generator:
@@ -248,7 +240,8 @@ def _order(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.lexsort((rng.random(len(scores)), -scores))
 
 
-def _pick(scores: np.ndarray, member: np.ndarray, order: np.ndarray, wanted: tuple[int, int]) -> _Picked:
+def _pick(canaries: Canaries, order: np.ndarray, wanted: tuple[int, int]) -> _Picked:
+    scores, member = canaries.scores, canaries.member
     top, bottom = order[: wanted[0]], order[len(order) - wanted[1] :]
     threshold = float(scores[top[-1]]) if len(top) else math.nan
     return _Picked(len(top), len(bottom), int(member[top].sum() + (~member[bottom]).sum()), threshold)
@@ -256,19 +249,18 @@ def _pick(scores: np.ndarray, member: np.ndarray, order: np.ndarray, wanted: tup
 
 def _best(
     method: OneRunMethod,
-    scores: np.ndarray,
-    member: np.ndarray,
+    canaries: Canaries,
     candidates: tuple[tuple[int, int], ...],
     significance: float,
     rng: np.random.Generator,
 ) -> _Picked:
     """The candidate with the largest bound; where none shows anything, the least likely one by chance."""
-    order = _order(scores, rng)
-    picked = [_pick(scores, member, order, k) for k in candidates]
+    order = _order(canaries.scores, rng)
+    picked = [_pick(canaries, order, k) for k in candidates]
     surprise = [(p.correct - p.guesses / 2) / math.sqrt(p.guesses) for p in picked]
     best, found = picked[int(np.argmax(surprise))], 0.0
     for p in picked:
-        strength = method.strength(p.correct, p.guesses, len(scores), significance=significance, above=found)
+        strength = method.strength(p.correct, p.guesses, len(canaries), significance=significance, above=found)
         if strength > found:
             best, found = p, strength
     return best
