@@ -21,11 +21,12 @@ from mlflow_privacy.attacks import default_attacks
 from mlflow_privacy.design import references_for
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment.data import Split, load_data, prepare, split_indices, target_seed
+from mlflow_privacy.experiment.folder import open_log_dir
 from mlflow_privacy.experiment.games import game_of, privacy_spent, with_canaries
 from mlflow_privacy.experiment.load import attack_name
 from mlflow_privacy.experiment.models import build_target, recipe_settings, register_model, task_of
 from mlflow_privacy.experiment.sections import ExperimentConfig, TrainSection
-from mlflow_privacy.privacy_meter import log_dir
+from mlflow_privacy.privacy_meter.log_dir import Audited, ExperimentReport, Place, TargetReport, write_experiment
 from mlflow_privacy.store.experiments import open_as_training
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
@@ -34,49 +35,6 @@ if TYPE_CHECKING:
     from mlflow_privacy.zoo import DataSet
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetReport:
-    """One audited target.
-
-    Attributes:
-      variant: its name in the config.
-      experiment: 0 to `num_experiments` - 1.
-      version: of the registered model; model_uri: "models:/NAME/VERSION".
-      run_id: of its training; audit_run_id: of its audit.
-      metrics: "train_accuracy", "holdout_accuracy", "train_loss", … ("train_r2" for a regression).
-      audit: `privacy/<attack>/<metric>` of its audit.
-      headline: the attack the verdict is about.
-    """
-
-    variant: str
-    experiment: int
-    version: str
-    model_uri: str
-    run_id: str
-    metrics: Mapping[str, float]
-    audit_run_id: str = ""
-    audit: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    headline: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExperimentReport:
-    """What an experiment found.
-
-    Attributes:
-      name: of the registered model.
-      run_id, experiment_id: of the parent run.
-      targets: one report a version, in the order they were trained.
-      timings: seconds per stage.
-    """
-
-    name: str
-    run_id: str
-    experiment_id: str
-    targets: tuple[TargetReport, ...]
-    timings: Mapping[str, float]
 
 
 def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
@@ -128,11 +86,11 @@ def run_experiment(config: ExperimentConfig) -> ExperimentReport:
         nothing is trained then.
       PrivacyAuditError: an audit failed; the run is marked as failed.
     """
-    with log_dir.opened(config) as place:
+    with open_log_dir(config) as place:
         return _run(config, place)
 
 
-def _run(config: ExperimentConfig, place: log_dir.Place) -> ExperimentReport:
+def _run(config: ExperimentConfig, place: Place) -> ExperimentReport:
     """The experiment, with a place for its files."""
     import mlflow
 
@@ -160,13 +118,32 @@ def _run(config: ExperimentConfig, place: log_dir.Place) -> ExperimentReport:
         audits = []
         for target, train, split, weights in targets:
             target, result = _audit_target(config, target)
-            audits.append(log_dir.Audited(target, train, split, result, weights))
+            audits.append(
+                Audited(
+                    report=target,
+                    train=train.model_dump(),
+                    members=split.train,
+                    nonmembers=split.holdout,
+                    population=split.population,
+                    result=result,
+                    weights=weights,
+                )
+            )
         clock["audit"] = time.perf_counter() - started
         clock = {stage: round(seconds, 3) for stage, seconds in clock.items()}
         reports = tuple(audited.report for audited in audits)
         report = ExperimentReport(config.name, parent.info.run_id, parent.info.experiment_id, reports, clock)
         mlflow.log_dict(to_json(report), "experiment.json")
-        log_dir.write_experiment(config, report, audits, source, place)
+        write_experiment(
+            report,
+            audits,
+            source,
+            place,
+            config=config.model_dump(exclude_unset=True),
+            algorithm=config.audit.algorithm,
+            time_log=config.run.time_log,
+            report_log=config.audit.report_log,
+        )
     return report
 
 

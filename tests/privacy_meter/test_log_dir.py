@@ -13,12 +13,12 @@ from packaging.version import Version
 from mlflow_privacy import zoo
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment.data import prepare, split_indices
+from mlflow_privacy.experiment.folder import check_folder, open_log_dir
 from mlflow_privacy.experiment.load import parse_config
 from mlflow_privacy.experiment.run import run_experiment
-from mlflow_privacy.privacy_meter import log_dir
 from mlflow_privacy.privacy_meter.log_dir import write
 from mlflow_privacy.privacy_meter.log_dir.layout import positions, stored_signal
-from mlflow_privacy.privacy_meter.log_dir.place import Place, check_folder
+from mlflow_privacy.privacy_meter.log_dir.place import Place
 
 VALUES = {
     "run": {"num_experiments": 2, "register_as": "digits", "log_dir": "out"},
@@ -180,7 +180,7 @@ def test_the_same_config_writes_again_whatever_its_device_batches_and_names(tmp_
         audit={"batch_size": 7, "device": "auto", "fprs": [0.1, 0.01, 0.001, 0.0001, 0.0]},
         train={"device": "auto", "optimizer": "SGD"},
     )
-    with log_dir.opened(parse_config(same)) as place:
+    with open_log_dir(parse_config(same)) as place:
         (place.scratch / "layout").mkdir()
         (place.scratch / "layout" / "config.yaml").write_text("new")
         place.commit(place.scratch / "layout")
@@ -287,7 +287,7 @@ def test_a_config_that_cannot_be_read_and_a_file_in_the_folders_place_are_refuse
 
 def test_a_failed_experiment_leaves_no_file_behind(tmp_path):
     config = parse_config(changed(run={"log_dir": str(tmp_path / "out")}))
-    scope = log_dir.opened(config)
+    scope = open_log_dir(config)
     (scope.__enter__().scratch / "half.npy").write_bytes(b"half")
     error = RuntimeError()
     assert not scope.__exit__(RuntimeError, error, None)
@@ -321,7 +321,7 @@ def test_a_config_kept_in_its_own_log_dir_stays_as_its_owner_wrote_it(tmp_path):
 
     text = f"# mine\nrun: {{log_dir: '{tmp_path}'}}\ndata: {{dataset: wine}}\n"
     (tmp_path / "config.yaml").write_text(text)
-    with log_dir.opened(load_config(tmp_path / "config.yaml")) as place:
+    with open_log_dir(load_config(tmp_path / "config.yaml")) as place:
         root = place.scratch / "layout"
         root.mkdir()
         (root / "config.yaml").write_text("run: {}")
@@ -336,7 +336,7 @@ def test_records_are_found_again_whatever_the_audits_order():
     ids = np.array([f"train:{i}" for i in range(20)] + [f"holdout:{i}" for i in range(20)])
     truth = np.concatenate([split.train, split.holdout])
     order = rng.permutation(40)
-    np.testing.assert_array_equal(positions(ids[order], member[order], split), truth[order])
+    np.testing.assert_array_equal(positions(ids[order], member[order], split.train, split.holdout), truth[order])
 
 
 def test_stored_signals_are_probabilities_of_the_label():

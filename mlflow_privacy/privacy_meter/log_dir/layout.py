@@ -8,44 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from mlflow_privacy.errors import StoreError
-from mlflow_privacy.experiment.data import Split
+from mlflow_privacy.privacy_meter.log_dir.records import Audited
 from mlflow_privacy.stats import sigmoid
-from mlflow_privacy.types import AuditResult, Evidence, Link
-
-if TYPE_CHECKING:
-    from mlflow_privacy.experiment.run import TargetReport
-    from mlflow_privacy.experiment.sections import TrainSection
-
-
-@dataclasses.dataclass(frozen=True)
-class Audited:
-    """One target with its audit.
-
-    Attributes:
-      report: what the experiment says of it.
-      train: how it and its references were trained.
-      split: which records of the data set it trained on, and which were held out.
-      result: its audit, with `evidence`.
-      weights: a folder with its weights as plain files, None if it has no such form.
-    """
-
-    report: TargetReport
-    train: TrainSection
-    split: Split
-    result: AuditResult
-    weights: Path | None = None
-
-    @property
-    def evidence(self) -> Evidence:
-        if self.result.evidence is None:
-            raise StoreError(f"The audit of {self.report.model_uri} kept no signals; audit it again in this process.")
-        return self.result.evidence
+from mlflow_privacy.types import Link
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +54,7 @@ def models_of(audits: Sequence[Audited]) -> tuple[tuple[Model, ...], tuple[tuple
     return tuple(models), tuple(columns)
 
 
-def positions(row_ids: np.ndarray, membership: np.ndarray, split: Split) -> np.ndarray:
+def positions(row_ids: np.ndarray, membership: np.ndarray, members: np.ndarray, nonmembers: np.ndarray) -> np.ndarray:
     """Indices in the data set of an audit's records.
 
     Lineage names a record after its part and its place in it; which part that is, its membership says.
@@ -93,13 +62,14 @@ def positions(row_ids: np.ndarray, membership: np.ndarray, split: Split) -> np.n
     Args:
       row_ids: (n,) such as "train:3".
       membership: (n,) bool of the target.
+      members, nonmembers: indices in the data set, of the records of either part.
 
-    >>> split = Split(np.array([2, 5]), np.array([0, 7]), np.array([], int))
-    >>> positions(np.array(["holdout:1", "train:0"]), np.array([False, True]), split).tolist()
+    >>> ids, member = np.array(["holdout:1", "train:0"]), np.array([False, True])
+    >>> positions(ids, member, np.array([2, 5]), np.array([0, 7])).tolist()
     [7, 2]
     """
     place, out = _places(row_ids), np.empty(len(row_ids), np.int64)
-    for rows, part in ((membership, split.train), (~membership, split.holdout)):
+    for rows, part in ((membership, members), (~membership, nonmembers)):
         out[rows] = part[place[rows]]
     return out
 
@@ -111,7 +81,7 @@ def _places(row_ids: np.ndarray) -> np.ndarray:
 
 def pool_rows(audits: Sequence[Audited]) -> np.ndarray:
     """(n_pool,) ascending indices in the data set of all records that targets train on or hold out."""
-    return np.unique(np.concatenate([part for a in audits for part in (a.split.train, a.split.holdout)]))
+    return np.unique(np.concatenate([part for a in audits for part in (a.members, a.nonmembers)]))
 
 
 def memberships(models: Sequence[Model], pool: np.ndarray) -> np.ndarray:
@@ -124,7 +94,7 @@ def memberships(models: Sequence[Model], pool: np.ndarray) -> np.ndarray:
     for row, model in zip(table, models, strict=True):
         audited, evidence = model.audited, model.audited.evidence
         if id(audited) not in places:
-            where = positions(evidence.pool_ids, evidence.membership[0], audited.split)
+            where = positions(evidence.pool_ids, evidence.membership[0], audited.members, audited.nonmembers)
             places[id(audited)] = np.searchsorted(pool, where)
         row[places[id(audited)][evidence.membership[model.column]]] = True
     return table
@@ -132,12 +102,12 @@ def memberships(models: Sequence[Model], pool: np.ndarray) -> np.ndarray:
 
 def audited_rows(audited: Audited) -> np.ndarray:
     """(n,) indices in the data set of the audited records, in the audit's order."""
-    return positions(audited.result.row_ids, audited.result.membership, audited.split)
+    return positions(audited.result.row_ids, audited.result.membership, audited.members, audited.nonmembers)
 
 
 def population_rows(audited: Audited) -> np.ndarray:
     """(z,) indices of the population, in the audit's order; none where the non-members stand in."""
-    return np.asarray(audited.split.population, np.int64)[_places(audited.evidence.population_ids)]
+    return np.asarray(audited.population, np.int64)[_places(audited.evidence.population_ids)]
 
 
 def signal_tables(
@@ -201,14 +171,14 @@ def metadata(models: Sequence[Model], table: np.ndarray, paths: Sequence[str | N
     out = {}
     for i, (model, row, path) in enumerate(zip(models, table, paths, strict=True)):
         audited, train = model.audited, model.audited.train
-        trained = model_family(train.model_name) != "sklearn"
+        trained = model_family(train["model_name"]) != "sklearn"
         out[str(i)] = {
             "num_train": int(row.sum()),
             **{
-                key: getattr(train, key) if trained else None
+                key: train[key] if trained else None
                 for key in ("optimizer", "batch_size", "epochs", "learning_rate", "weight_decay")
             },
-            "model_name": train.model_name,
+            "model_name": train["model_name"],
             "model_path": path,
             **_quality(model),
             "dataset": dataset,

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_privacy.experiment.load import attack_name
 from mlflow_privacy.privacy_meter.log_dir.layout import (
-    Audited,
     Model,
     audited_rows,
     memberships,
@@ -23,6 +21,7 @@ from mlflow_privacy.privacy_meter.log_dir.layout import (
     signal_tables,
 )
 from mlflow_privacy.privacy_meter.log_dir.place import CONFIG, Place
+from mlflow_privacy.privacy_meter.log_dir.records import Audited, ExperimentReport
 from mlflow_privacy.report.average_figures import average_figure, target_roc
 from mlflow_privacy.report.average_tables import average_arrays, average_csv, average_flat_metrics, target_arrays
 from mlflow_privacy.store.quiet import no_artifact_bars
@@ -31,8 +30,6 @@ from mlflow_privacy.types import to_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlflow_privacy.experiment.run import ExperimentReport
-    from mlflow_privacy.experiment.sections import ExperimentConfig
     from mlflow_privacy.report.average_tables import Named
     from mlflow_privacy.store.fetch import RunFiles
     from mlflow_privacy.types import AuditResult
@@ -44,37 +41,50 @@ _METRICS = 1000  # in one request
 
 
 def write_experiment(
-    config: ExperimentConfig, report: ExperimentReport, audits: Sequence[Audited], data: DataSet, place: Place
+    report: ExperimentReport,
+    audits: Sequence[Audited],
+    data: DataSet,
+    place: Place,
+    *,
+    config: Mapping[str, Any],
+    algorithm: str | None,
+    time_log: bool,
+    report_log: str,
 ) -> None:
-    """Logs timings and averages over targets to the parent run, which is active, and writes `run.log_dir` if it is set.
+    """Logs timings and averages over targets to the parent run, which is active, and writes the log directory if any.
 
-    The parent run gets metrics `time/<stage>` (where the config asks for them) and `average/<variant>/<attack>/…`, and
-    the averages' table, arrays and figures below `privacy_meter/report`. With `run.log_dir` it gets the other files
+    The parent run gets metrics `time/<stage>` (where `time_log` asks for them) and `average/<variant>/<attack>/…`, and
+    the averages' table, arrays and figures below `privacy_meter/report`. With a log directory it gets the other files
     too, but for the weights: those of a reference are in its own run, a target is a registered model.
 
     Args:
       report: of the experiment.
       audits: in the order of `report.targets`.
       data: the data set as loaded; its row ids name the records.
+      place: of the log directory.
+      config: what the config file said, by section.
+      algorithm: the attack that names the files of signals; None for that of the first audit's verdict.
+      time_log: whether timings are logged and written.
+      report_log: folder in the log directory for the audits' artifacts.
     """
     import mlflow
 
     root = place.scratch / "layout"
     named = [(audited.report.variant, audited.result) for audited in audits]
-    times = report.timings if config.run.time_log else {}
+    times = report.timings if time_log else {}
     metrics = [(f"time/{stage.replace(' ', '_')}", seconds) for stage, seconds in times.items()]
     metrics += average_flat_metrics(named).items()
     for start in range(0, len(metrics), _METRICS):
         mlflow.log_metrics(dict(metrics[start : start + _METRICS]))
-    curves = _write_averages(root / "report", config, named)
+    curves = _write_averages(root / "report", report.name, named)
     models, columns = models_of(audits)
     if place.folder is not None:
         files_of = _opener(report, models)
         _write_targets(root / "report" / "exp", audits, data, curves)
-        _write_signals(root / "signals", audits, columns, _algorithm(config, audits), data)
+        _write_signals(root / "signals", audits, columns, (algorithm or audits[0].result.headline).lower(), data)
         weights = _move_weights(models, files_of, place.scratch, place.scratch / "weights-of-all")
         _write_models(root / "models", models, weights, audits, data)
-        if config.run.time_log:
+        if time_log:
             _write(root / "report" / "log_time_analysis.log", time_lines(report.timings, audits).encode())
     with no_artifact_bars():
         mlflow.log_artifacts(str(root), FOLDER)
@@ -82,7 +92,7 @@ def write_experiment(
         return
     for source in sorted((place.scratch / "weights-of-all").glob("*")):
         source.rename(root / "models" / source.name)
-    _write_summary(root, config, report, files_of)
+    _write_summary(root, report, files_of, config=config, time_log=time_log, report_log=report_log)
     place.commit(root)
 
 
@@ -105,11 +115,6 @@ def _stages(timings: Mapping[str, float]) -> list[str]:
     return [f"  {stage:<24}{seconds:>12.3f} s" for stage, seconds in rows]
 
 
-def _algorithm(config: ExperimentConfig, audits: Sequence[Audited]) -> str:
-    """The attack that names the files of signals, in lower case."""
-    return (attack_name(config.audit.algorithm) if config.audit.algorithm else audits[0].result.headline).lower()
-
-
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -122,7 +127,7 @@ def _save(path: Path, array: np.ndarray) -> None:
     np.save(path, array, allow_pickle=False)
 
 
-def _write_averages(folder: Path, config: ExperimentConfig, named: Named) -> tuple[bytes, bytes]:
+def _write_averages(folder: Path, name: str, named: Named) -> tuple[bytes, bytes]:
     """Table, arrays and figures over all targets; returns the figures, linear and log-log.
 
     One target alone has nothing to average: its own curves stand there, and say that they are those of one target.
@@ -134,10 +139,10 @@ def _write_averages(folder: Path, config: ExperimentConfig, named: Named) -> tup
         ((variant, result),) = named
         curves = _curves(result, f"the only target, {variant}")
     else:
-        title = f"{config.name}: {named[0][0]}" if len(variants) == 1 else config.name
+        title = f"{name}: {named[0][0]}" if len(variants) == 1 else name
         curves = average_figure(named, log=False, title=title), average_figure(named, log=True, title=title)
-    for name, curve in zip(("ROC_average.png", "ROC_log_average.png"), curves, strict=True):
-        _write(folder / name, curve)
+    for file, curve in zip(("ROC_average.png", "ROC_log_average.png"), curves, strict=True):
+        _write(folder / file, curve)
     return curves
 
 
@@ -238,18 +243,23 @@ def _copied(files: RunFiles, folder: Path) -> Path | None:
 
 
 def _write_summary(
-    root: Path, config: ExperimentConfig, report: ExperimentReport, files_of: Callable[[str], RunFiles]
+    root: Path,
+    report: ExperimentReport,
+    files_of: Callable[[str], RunFiles],
+    *,
+    config: Mapping[str, Any],
+    time_log: bool,
+    report_log: str,
 ) -> None:
     """The config, the summary, the timings, and each audit's artifacts."""
     import yaml
 
-    values = config.model_dump(exclude_unset=True)
-    _write(root / CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
+    _write(root / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True).encode())
     _write(root / "experiment.json", _json(to_json(report)))
-    if config.run.time_log:
+    if time_log:
         _write(root / "time.json", _json(dict(report.timings)))
     with no_artifact_bars():
         for target in report.targets:
-            folder = root / config.audit.report_log / f"v{target.version}"
+            folder = root / report_log / f"v{target.version}"
             folder.mkdir(parents=True, exist_ok=True)
             files_of(target.audit_run_id).copy("", folder)
