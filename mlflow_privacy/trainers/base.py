@@ -21,7 +21,12 @@ class Trainer(Protocol):
 
     A trainer that inherits from this class needs no more than `train`, one that inherits from `OneByOne` no more than
     `train_one`.
+
+    Attributes:
+      recipe_keys: names of settings in its recipes, so that `log_lineage` does not take them for misspelt ones.
     """
+
+    recipe_keys: Sequence[str] = ()
 
     @abc.abstractmethod
     def train(

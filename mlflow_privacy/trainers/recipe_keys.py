@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_privacy.errors import RecipeError, nearest
 from mlflow_privacy.trainers import settings as module
 from mlflow_privacy.trainers.fast_resnet import settings as fast
+from mlflow_privacy.trainers.registry import TRAINERS, others
 from mlflow_privacy.trainers.text import settings as text
 
 # Kinds of models that are trained by a loop: the keys of their recipes, and other names of the same.
@@ -59,6 +60,9 @@ def recipe_faults(recipe: Mapping[str, Any]) -> list[str]:
         return []
     names = {name for keys, aliases in KINDS.values() for name in (*keys, *_aliases_of(keys, aliases))}
     unknown = [key for key in given if key not in names]
+    if unknown:
+        own = {key for kind in others() for key in getattr(TRAINERS[kind], "recipe_keys", ())}
+        unknown = [key for key in unknown if key not in own]
     if not _of_a_loop(given, names):
         long = {name for name in names if name not in _ALSO_OF_ESTIMATORS or "_" in name}  # RidgeCV's "alphas"
         return [_unknown(key) for key in unknown if nearest(key, long, cutoff=_SURELY)]

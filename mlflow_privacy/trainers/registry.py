@@ -43,6 +43,11 @@ class _Trainers(Registry[Any]):
 TRAINERS: Registry[Any] = _Trainers(GROUP, _OURS, _check)
 
 
+def others() -> list[str]:
+    """The kinds of recipes that trainers of others understand."""
+    return [kind for kind in TRAINERS if kind not in _OURS]
+
+
 def trainer_for(recipe: Recipe) -> Trainer:
     """The trainer that understands a recipe.
 
@@ -125,8 +130,8 @@ def make_recipe(
 
         return sklearn_recipe(model, settings, task=task, source=source)
     inner = inner_model(model)
-    for kind in TRAINERS:
-        recipe = None if kind in _OURS else _recipe_by(kind, inner, settings, task=task, source=source, data=data)
+    for kind in others():
+        recipe = _recipe_by(kind, inner, settings, task=task, source=source, data=data)
         if recipe is not None:
             return recipe
     raise RecipeError(_no_recipe(model))

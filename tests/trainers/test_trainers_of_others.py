@@ -17,6 +17,7 @@ from mlflow_privacy.signals.classification import columns_of, outputs_from_phi, 
 from mlflow_privacy.trainers import TRAINERS, make_recipe, trainer_for
 from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.machine import Machine
+from mlflow_privacy.trainers.recipe_keys import check_recipe
 from mlflow_privacy.types import AuditedModel, AuditTarget, ModelOutputs, Recipe, Records
 
 
@@ -34,6 +35,8 @@ class Memory:
 
 
 class MemoryTrainer(OneByOne):
+    recipe_keys = ("width", "epochs")
+
     def recipe_for(self, model, settings, *, task, source="", data=None):
         if not isinstance(model, Memory):
             return None
@@ -118,6 +121,8 @@ def test_a_module_that_names_a_trainer_goes_to_that_one():
 
 
 class NamedTrainer(MemoryTrainer):
+    recipe_keys = ()
+
     def recipe_for(self, model, settings, *, task, source="", data=None):
         return Recipe("named", {"seen": True}, model, source)
 
@@ -152,6 +157,17 @@ def test_lineage_gives_the_recipe_with_what_was_logged():
         PyFunc(MODEL), AuditOptions(), logged={"width": 3.0}, params={"lr": "1"}, task="classification", pool=POOL
     )
     assert (recipe.kind, recipe.spec["width"], recipe.source, problem) == ("memory", 3.0, "log_lineage", "")
+
+
+@pytest.mark.usefixtures("framework")
+def test_log_lineage_knows_the_settings_of_a_registered_trainer():
+    settings = {"optimizer": "sgd", "epochs": 3, "width": 2.0}
+    check_recipe(settings)
+    with pytest.raises(RecipeError, match="unknown key 'wdith'"):
+        check_recipe({**settings, "wdith": 2.0})
+    TRAINERS["memory"] = NamedTrainer
+    with pytest.raises(RecipeError, match="unknown key 'width'"):
+        check_recipe(settings)
 
 
 @pytest.mark.usefixtures("framework")
