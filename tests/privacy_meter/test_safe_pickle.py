@@ -179,6 +179,43 @@ def test_a_payload_in_a_torch_file_is_refused(legacy, marker, tmp_path):
         read_weights(path)
 
 
+def edited_torch_file(edit):
+    """A torch file of one tensor of four numbers whose pickle is edited."""
+    before, after = io.BytesIO(torch_file({"w": torch.zeros(4)}, legacy=False)), io.BytesIO()
+    with zipfile.ZipFile(before) as source, zipfile.ZipFile(after, "w") as target:
+        for entry in source.infolist():
+            data = source.read(entry)
+            target.writestr(entry.filename, edit(data) if entry.filename.endswith("data.pkl") else data)
+    return after.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda pickled: pickled.replace(b"K\x04", b"M\xff\x7f", 1), "size"),  # more numbers than are stored
+        (lambda pickled: pickled[:-2] + b"K\x00K\x00s" + pickled[-2:], "SETITEM"),  # writes into the tensor
+    ],
+    ids=["longer storage", "item of a tensor"],
+)
+def test_a_torch_file_that_would_corrupt_memory_is_refused(edit, message, tmp_path):
+    path = tmp_path / "model_0.pt"
+    path.write_bytes(edited_torch_file(lambda pickled: pickled))
+    assert torch.equal(read_weights(path)["w"], torch.zeros(4))
+    path.write_bytes(edited_torch_file(edit))
+    with pytest.raises((UnsafeError, StoreError), match=message):
+        read_weights(path)
+
+
+def test_a_torch_whose_own_check_can_be_got_around_reads_no_torch_file(monkeypatch, tmp_path):
+    torch.save({"w": torch.eye(2)}, tmp_path / "model_0.pt")
+    for version in ("2.5.1", "2.9.1+cu128"):
+        monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
+        with pytest.raises(UnsafeError, match=r"torch 2\.\d\.1.*Install torch 2\.10 or later, or save .* safetensors"):
+            read_weights(tmp_path / "model_0.pt")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.10.0"))
+    assert torch.equal(read_weights(tmp_path / "model_0.pt")["w"], torch.eye(2))
+
+
 def test_a_payload_in_an_object_array_is_refused(marker):
     array = np.empty(1, object)
     array[0] = Call(os.system, f"touch {marker}")

@@ -15,6 +15,7 @@ from mlflow_privacy.errors import StoreError, UnsafeError
 from mlflow_privacy.privacy_meter.safe_pickle.values import checked_shape, raw_bytes
 
 LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # pickle of the number that starts a torch file
+SAFE_TORCH = "2.10"  # first without CVE-2025-32434 and CVE-2026-24747: earlier ones let a file corrupt memory
 DTYPES = frozenset(
     [
         "float64",
@@ -44,11 +45,17 @@ def load_torch(data: bytes) -> Any:
     """What `torch.save` wrote, both formats, tensors and containers alone, on the CPU.
 
     Raises:
-      UnsafeError: it holds more than that, or unpacks to more than it says.
+      UnsafeError: it holds more than that, unpacks to more than it says, or torch is too old to read it safely.
       StoreError: it is cut off or damaged.
     """
     import torch
+    from torch.torch_version import TorchVersion
 
+    if TorchVersion(torch.__version__) < SAFE_TORCH:
+        raise UnsafeError(
+            f"torch {torch.__version__} can be made to run code by a torch file, weights_only or not (CVE-2025-32434, "
+            f"CVE-2026-24747). Install torch {SAFE_TORCH} or later, or save the weights as safetensors."
+        )
     if data.startswith(b"PK"):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
