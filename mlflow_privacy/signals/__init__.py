@@ -91,7 +91,8 @@ def model_outputs(
         from mlflow_privacy.signals.sklearn import estimator_outputs
 
         return estimator_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
-    asked = {"task": task, "classes": classes, "device": device, "batch_size": batch_size, "scale": scale}
+    known = np.unique(records.y) if classes is None and task == "classification" else classes
+    asked = {"task": task, "classes": known, "device": device, "batch_size": batch_size, "scale": scale}
     registered = registered_outputs(inner_model(model), records, **asked)
     if registered is not None:
         return registered

@@ -20,8 +20,9 @@ def _check(name: str, outputs: Any) -> None:
         )
 
 
-# By the name of a framework. Each function gets a model, (n,) records, and by name `task`, `classes`, `device`,
-# `batch_size` and `scale` as `model_outputs` has them; it gives None for a model that is none of its framework's.
+# By the name of a framework. Each function gets a model, n records, and by name `task`, `classes` (of a classifier, the
+# sorted labels of the pool), `device`, `batch_size` and `scale` as `model_outputs` has them; it gives None for a model
+# that is none of its framework's.
 SIGNALS: Registry[Callable[..., ModelOutputs | None]] = Registry(GROUP, {}, _check)
 
 
