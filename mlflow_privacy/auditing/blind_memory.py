@@ -6,8 +6,7 @@ import importlib.metadata
 import inspect
 import logging
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,25 +15,21 @@ from mlflow_privacy.auditing import blind
 from mlflow_privacy.fingerprint import array_digest, digest
 from mlflow_privacy.types import Estimate, Records
 
+if TYPE_CHECKING:
+    from mlflow_privacy.auditing.references import Store
+
 _logger = logging.getLogger(__name__)
 NAME = "blind"
 
 
-class Memory(Protocol):
-    """Small JSON values by name and key; `store.references.ReferenceStore` keeps them as tags of audit runs."""
-
-    def recall(self, name: str, key: str) -> Mapping[str, Any] | None: ...
-    def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None: ...
-
-
 def remembered_baseline(
-    records: Records, membership: np.ndarray, *, data_digest: str, seed: int, confidence: float, memory: Memory
+    records: Records, membership: np.ndarray, *, data_digest: str, seed: int, confidence: float, memory: Store
 ) -> Estimate:
     """`blind.blind_baseline`, computed once for the same records, membership, seed and confidence.
 
     Args:
       data_digest: SHA-256 of `records`.
-      memory: where an earlier estimate may be, and a new one goes.
+      memory: recalls an earlier estimate, and remembers a new one.
     """
     key = baseline_key(membership, data_digest=data_digest, seed=seed, confidence=confidence)
     found = estimate_from(memory.recall(NAME, key), confidence)
