@@ -1,1 +1,8 @@
 """The share of a data set that a model trained on (DUCI)."""
+
+from typing import TYPE_CHECKING
+
+from mlflow_privacy._moved import moved_names
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__)
