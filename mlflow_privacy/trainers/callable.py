@@ -12,7 +12,7 @@ import numpy as np
 
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.trainers.base import OneByOne
-from mlflow_privacy.trainers.canonical import canonical
+from mlflow_privacy.trainers.canonical import Walk, canonical
 from mlflow_privacy.types import Recipe, Records
 
 
@@ -21,8 +21,9 @@ def callable_recipe(
 ) -> Recipe:
     """The recipe of a function `train_fn(x, y, seed) -> model`.
 
-    Its fingerprint covers the function's source, defaults, closure, the globals of its own project that it uses, and
-    `settings`: put there what the code does not tell, such as the version of a base checkpoint.
+    Its fingerprint covers the function's code, defaults, closure, what it uses of its module and of others, the source
+    files of the caller's packages that it imports, and `settings`: put there what the code does not tell, such as the
+    version of a base checkpoint or of a file that it reads.
 
     Raises:
       RecipeError: `train_fn` cannot be called with (x, y, seed), or `settings` are not plain values.
@@ -47,7 +48,20 @@ def callable_recipe(
         faults.append(f"The settings of a train_fn must be plain JSON values: {error}.")
     if faults:
         raise RecipeError(" ".join(faults))
-    return Recipe("callable", {"train_fn": canonical(train_fn), "settings": dict(settings)}, train_fn, source)
+    walk = Walk()
+    spec = {"train_fn": walk(train_fn), "settings": _keyed(settings), **walk.code()}
+    return Recipe("callable", spec, train_fn, source)
+
+
+def _keyed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are, unless a key is no text: JSON would make one of 0 and "0"."""
+
+    def by_text(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return all(isinstance(key, str) and by_text(item) for key, item in value.items())
+        return all(map(by_text, value)) if isinstance(value, (list, tuple)) else True
+
+    return dict(settings) if by_text(settings) else canonical(dict(settings))
 
 
 class CallableTrainer(OneByOne):

@@ -16,17 +16,26 @@ from sklearn.base import clone
 from mlflow_privacy.errors import RecipeError, nearest
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.trainers.base import OneByOne
-from mlflow_privacy.trainers.canonical import canonical, qualified_name
+from mlflow_privacy.trainers.canonical import Walk, qualified_name
+from mlflow_privacy.trainers.identity.origins import root_of
 from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.types import Recipe, Records, Task
 
 _logger = logging.getLogger(__name__)
 
-# Parameters that change the speed or what is printed, and seeds, which every reference gets anew.
-_NOT_IN_SPEC = frozenset(
-    {"n_jobs", "nthread", "num_threads", "verbose", "verbosity", "memory", "random_state", "device", "pre_dispatch"}
-)
+# Seeds, which every reference gets anew, and what `with_jobs` sets.
+_JOBS = frozenset({"n_jobs", "nthread", "num_threads", "thread_count"})
+_NEVER_TOLD = _JOBS | {"random_state"}
+# Parameters of estimators of these libraries that change where they compute, or what is printed or cached.
+_HARMLESS = {
+    "sklearn": {"verbose", "memory", "pre_dispatch"},
+    "imblearn": {"verbose", "memory"},
+    "skorch": {"verbose", "device"},
+    "xgboost": {"verbose", "verbosity", "device"},
+    "lightgbm": {"verbose", "verbosity", "device", "device_type"},
+    "catboost": {"verbose", "silent", "logging_level"},
+}
 
 
 def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, source: str = "") -> Recipe:
@@ -59,19 +68,19 @@ def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, s
         raise RecipeError(fault_text(f"The recipe of this {type(estimator).__name__} is wrong", faults))
     if settings:
         template.set_params(**settings)
-    spec = {"estimator": describe(template), "task": task, "versions": _versions(template)}
+    walk = Walk(harmless)
+    spec = {"estimator": walk.estimator(template), "task": task, "versions": _versions(template), **walk.code()}
     return Recipe("sklearn", spec, template, source)
 
 
-def describe(estimator: Any) -> dict[str, Any]:
-    """Class and parameters of an estimator and all inside it, as plain JSON values without seeds and speed settings."""
-    return _without_speed(canonical(estimator))
+def harmless(estimator: Any) -> frozenset[str]:
+    """Parameters of its own that do not change what an estimator learns; of a class of the caller's nothing is known.
 
-
-def _without_speed(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without_speed(v) for k, v in value.items() if k not in _NOT_IN_SPEC}
-    return [_without_speed(item) for item in value] if isinstance(value, list) else value
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> "verbose" in harmless(LogisticRegression()), "C" in harmless(LogisticRegression())
+    (True, False)
+    """
+    return _NEVER_TOLD | _HARMLESS.get(root_of(type(estimator)), set())
 
 
 def _versions(estimator: Any) -> dict[str, str]:
@@ -97,9 +106,6 @@ def with_seed(estimator: Any, seed: int) -> Any:
         own = np.random.SeedSequence([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
         fresh.set_params(**{name: int(own.generate_state(1)[0] >> 1)})
     return fresh
-
-
-_JOBS = frozenset({"n_jobs", "nthread", "num_threads", "thread_count"})
 
 
 def with_jobs(estimator: Any, threads: int) -> Any:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.base import Progress, Trainer
+from mlflow_privacy.trainers.canonical import Walk
 from mlflow_privacy.trainers.fast_resnet.settings import FastSettings, batches, peak_rate, read_fast_settings, triangle
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.torch import augment
@@ -74,6 +75,9 @@ def fast_resnet_recipe(
         "settings": to_json(dataclasses.asdict(parsed)),
         "task": task,
     }
+    if type(network) is not FastResNet:  # a class of the caller's, with methods of its own
+        walk = Walk()
+        spec |= {"type": walk(type(network)), **walk.code()}
     if data is not None:
         spec["classes"] = to_json(np.unique(data.y))
     return Recipe("fast_resnet", spec, network, source)

@@ -15,6 +15,8 @@ from mlflow_privacy.errors import ConfigError, RecipeError, SignalError, StoreEr
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.text import LanguageModel, TokenizedText, context_length, padding_id, tokenize, tokenizer_digest
 from mlflow_privacy.trainers.base import Progress, Trainer
+from mlflow_privacy.trainers.canonical import Walk
+from mlflow_privacy.trainers.identity.modules import names_of_parts, own_modules
 from mlflow_privacy.trainers.text.base import config_values, is_peft, plain_base, shared_copy, state_digest
 from mlflow_privacy.trainers.text.data import TextData
 from mlflow_privacy.trainers.text.peft import attach, load_adapter, peft_values, read_peft, save_adapter
@@ -93,6 +95,11 @@ def transformers_recipe(
         "peft": to_json(peft),
         "task": task,
     }
+    architecture = plain_base(base.model)
+    walk = Walk(parts=names_of_parts(architecture))
+    own = own_modules(architecture, walk)
+    if own:
+        spec |= {"own": own, **walk.code()}
     if data is not None and base.objective == "sequence_classification":
         spec["classes"] = to_json(np.unique(data.y))
     return Recipe("transformers", spec, base, source)
@@ -200,7 +207,7 @@ def _base(model: LanguageModel, parsed: TextSettings, live: LanguageModel | None
     from mlflow_privacy.zoo.transformers_models import load_base
 
     config = plain_base(model.model).config if not is_peft(model.model) else model.model.get_base_model().config
-    name = parsed.base or str(getattr(config, "_name_or_path", "") or "")
+    name = parsed.base or str(config.name_or_path or "")
     remedy = 'Log it with mlflow_privacy.log_lineage(recipe={"base": "FOLDER OR HUB NAME", ...}).'
     if not name:
         raise RecipeError(f"The checkpoint that this model was fine-tuned from is not known. {remedy}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _MODE_ARGUMENT = {"aten.dropout.default": 2, "aten.feature_dropout.default": 2, "aten.batch_norm.default": 5}
 
 
@@ -114,13 +116,18 @@ class ExportedModule(nn.Module):
 
     def extra_repr(self) -> str:
         """The graph, so that it is part of the fingerprint, whatever mode it is in."""
-        operations = []
-        for node in self.traced.graph.nodes:
-            position = _MODE_ARGUMENT.get(str(node.target)) if node.op == "call_function" else None
-            arguments = [None if i == position else a for i, a in enumerate(node.args)]
-            if "num_batches_tracked" not in str(node.args):  # only traced in training mode
-                operations.append(f"{node.op} {node.target} {arguments} {node.kwargs}")
-        return hashlib.sha256("\n".join(operations).encode()).hexdigest()
+        return hashlib.sha256("\n".join(operations(self.traced.graph)).encode()).hexdigest()
+
+
+def operations(graph: torch.fx.Graph) -> list[str]:
+    """One line per operation of a graph, the same whatever mode it was traced in."""
+    lines = []
+    for node in graph.nodes:
+        position = _MODE_ARGUMENT.get(str(node.target)) if node.op == "call_function" else None
+        arguments = [None if i == position else a for i, a in enumerate(node.args)]
+        if "num_batches_tracked" not in str(node.args):  # only traced in training mode
+            lines.append(_ADDRESS.sub("", f"{node.op} {node.target} {arguments} {node.kwargs}"))
+    return lines
 
 
 def _layers(graph: torch.fx.Graph) -> dict[str, tuple[str, int]]:

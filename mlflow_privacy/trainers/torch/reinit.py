@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import types
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 from mlflow_privacy.errors import RecipeError
 from mlflow_privacy.fingerprint import array_digest
 from mlflow_privacy.seeding import seeded
-from mlflow_privacy.trainers.canonical import canonical, class_digest, is_framework, qualified_name
+from mlflow_privacy.trainers.canonical import Walk
+from mlflow_privacy.trainers.identity.modules import module_state, names_of_parts
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 _REMEDY = (
@@ -179,21 +180,52 @@ def _not_reset(model: torch.nn.Module) -> list[str]:
 def kept_buffers(module: torch.nn.Module) -> list[str]:
     """Names of float buffers that no reset touches: constants, if training does not change them either."""
     model = _copy(module)
-    frozen = {id(b) for sub in filter(_is_frozen, model.modules()) for b in sub.buffers(recurse=False)}
+    frozen = _frozen_buffers(model)
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.fill_(float("nan"))
     _reset_all(model, 0)
-    return [n for n, b in model.named_buffers() if b.is_floating_point() and b.isnan().any() and id(b) not in frozen]
+    return [n for n, b in model.named_buffers() if b.is_floating_point() and b.isnan().any() and n not in frozen]
 
 
-def describe(module: torch.nn.Module) -> dict[str, Any]:
+@torch.no_grad()
+def _kept_whole_numbers(module: torch.nn.Module) -> list[str]:
+    """Names of the buffers of other types (masks, index tables) that no reset touches."""
+    names = [name for name, buffer in module.named_buffers() if not buffer.is_floating_point()]
+    left = {name for name in names if not name.endswith("num_batches_tracked")}
+    for fill in (0, 1) if left else ():
+        model = _copy(module)
+        buffers = dict(model.named_buffers())
+        for name in left:
+            buffers[name].fill_(fill)
+        _reset_all(model, 0)
+        buffers = dict(model.named_buffers())
+        left = {name for name in left if name in buffers and bool((buffers[name] == fill).all())}
+    return sorted(left)
+
+
+def _frozen_buffers(module: torch.nn.Module) -> set[str]:
+    """Names of the buffers beside frozen parameters."""
+    return {
+        _join(name, own)
+        for name, sub in module.named_modules()
+        if _is_frozen(sub)
+        for own, _ in sub.named_buffers(recurse=False)
+    }
+
+
+def describe(module: torch.nn.Module, walk: Walk | None = None) -> dict[str, Any]:
     """All of a module that decides what training makes of it, as plain JSON values; no trained value among them.
 
-    Types, options and shapes of the whole tree, ties, the code of classes that are not torch's own, and the
-    values of frozen parameters and constant buffers.
+    Types, options and shapes of the whole tree, ties, attributes and hooks of every submodule, the code of classes that
+    are no library's, and the values of frozen parameters and constant buffers.
+
+    Args:
+      walk: learns what the module's code rests on, and what of it cannot be told.
     """
     module = plain_module(module)
+    walk = walk or Walk()
+    walk.parts = names_of_parts(module)
     first: dict[int, str] = {}
     layers: list[Any] = []
     ties: list[list[str]] = []
@@ -207,27 +239,18 @@ def describe(module: torch.nn.Module) -> dict[str, Any]:
                 ties.append([first[id(tensor)], full])
             first.setdefault(id(tensor), full)
             tensors[own] = [list(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.requires_grad]
-        own_class = {} if is_framework(type(sub)) else {"code": class_digest(type(sub)), "options": _options(sub)}
-        layers.append([name, qualified_name(type(sub)), sub.extra_repr(), tensors, own_class])
-    constants = set(kept_buffers(module))
-    frozen_buffers = {
-        _join(name, own)
-        for name, sub in module.named_modules()
-        if _is_frozen(sub)
-        for own, _ in sub.named_buffers(recurse=False)
-    }
+        cls = walk(type(sub))
+        more = {**({} if set(cls) == {"class"} else {"type": cls}), **module_state(sub, walk)}
+        layers.append([name, cls["class"], _ADDRESS.sub("", sub.extra_repr()), tensors, more])
+    kept = {*kept_buffers(module), *_kept_whole_numbers(module), *_frozen_buffers(module)}
     values: dict[str, torch.Tensor] = {name: p for name, p in module.named_parameters() if not p.requires_grad}
-    values.update({name: b for name, b in module.named_buffers() if name in constants | frozen_buffers})
+    values.update({name: b for name, b in module.named_buffers() if name in kept})
     return {"layers": layers, "ties": ties, "values": {n: _tensor_digest(t) for n, t in sorted(values.items())}}
+
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def _tensor_digest(tensor: torch.Tensor) -> str:
     tensor = tensor.detach().cpu()
     return array_digest((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
-
-
-def _options(sub: torch.nn.Module) -> dict[str, Any]:
-    """Plain attributes of a module of the caller's own class."""
-    plain = (bool, int, float, str, tuple, list, types.FunctionType)
-    kept = {k: v for k, v in vars(sub).items() if not k.startswith("_") and k != "training" and isinstance(v, plain)}
-    return canonical(kept)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from mlflow_privacy.errors import RecipeError, StoreError
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.base import Progress, Trainer
+from mlflow_privacy.trainers.canonical import Walk
 from mlflow_privacy.trainers.dp import check_module
 from mlflow_privacy.trainers.settings import (
     TorchSettings,
@@ -90,10 +91,12 @@ def torch_recipe(
         raise RecipeError("\n".join(problems))
     if parsed.dp is not None:
         module = check_module(module, parsed.dp)
+    walk = Walk()
     spec: dict[str, Any] = {
-        "module": describe(module),
+        "module": describe(module, walk),
         "settings": to_json(dataclasses.asdict(parsed)),
         "task": task,
+        **walk.code(),
     }
     if parsed.dp is None:  # the fingerprints of all other recipes are older than this key
         del spec["settings"]["dp"]
