@@ -44,7 +44,8 @@ def run(spec: Mapping[str, Any]) -> dict[str, Any]:
     _place(spec)
     folder = Path(spec["folder"])
     started = time.perf_counter()
-    from mlflow_privacy.cli import imports_ahead, main
+    from mlflow_privacy.cli import main
+    from mlflow_privacy.cli.start import imports_ahead
 
     # All that the run loads anyway, at once and as the command does it, so that no stage pays for another's imports.
     with imports_ahead():
