@@ -15,7 +15,13 @@ log.py        `log_lineage`, for the training run
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names for type checkers, which do not see what `__getattr__` gives
+    from mlflow_privacy.lineage.log import log_lineage
+    from mlflow_privacy.lineage.model import resolve_model
+    from mlflow_privacy.lineage.pool import load_pool_frame
+    from mlflow_privacy.lineage.resolve import resolve_target
 
 _LAZY = {
     "load_pool_frame": "mlflow_privacy.lineage.pool",
@@ -27,10 +33,12 @@ _LAZY = {
 __all__ = ["load_pool_frame", "log_lineage", "resolve_model", "resolve_target"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
