@@ -17,6 +17,7 @@ from mlflow_privacy.errors import RecipeError, nearest
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.canonical import Walk, qualified_name
+from mlflow_privacy.trainers.identity.estimators import estimator_form
 from mlflow_privacy.trainers.identity.origins import root_of
 from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
 from mlflow_privacy.trainers.settings import fault_text
@@ -68,8 +69,9 @@ def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, s
         raise RecipeError(fault_text(f"The recipe of this {type(estimator).__name__} is wrong", faults))
     if settings:
         template.set_params(**settings)
-    walk = Walk(harmless)
-    spec = {"estimator": walk.estimator(template), "task": task, "versions": _versions(template), **walk.code()}
+    walk = Walk()
+    described = estimator_form(template, walk, harmless)
+    spec = {"estimator": described, "task": task, "versions": _versions(template), **walk.code()}
     return Recipe("sklearn", spec, template, source)
 
 

@@ -13,12 +13,11 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlflow_privacy.fingerprint import digest
 from mlflow_privacy.trainers.identity import Untold
 from mlflow_privacy.trainers.identity.origins import Origin, origin, qualified_name, root_of
 
@@ -30,11 +29,11 @@ class Walker(Protocol):
     def at(self, place: str) -> AbstractContextManager[None]: ...
     def rests_on(self, root: str) -> Origin: ...
     def own_code(self, thing: Any) -> None: ...
-    def again(self, thing: Any) -> int | None: ...
+    def number(self, thing: Any, told: Callable[[], Any]) -> int: ...
 
 
 def function_form(function: types.FunctionType, walk: Walker) -> dict[str, Any]:
-    """A function: its name where a library's version says the rest, else with the digest of its code.
+    """A function: its name where a library's version says the rest, else with a number under which its code is told.
 
     A function that a library made around something (a decorated one) is told by that, too. Where it is from, its
     globals say: its own name for its module may be that of what it wraps.
@@ -45,14 +44,10 @@ def function_form(function: types.FunctionType, walk: Walker) -> dict[str, Any]:
         form["source"] = _source_digest(str(function.__globals__.get("__name__", "")))
     if where != "own" and not function.__closure__ and "<locals>" not in function.__qualname__:
         return form
-    before = walk.again(function)
-    if before is not None:
-        return {**form, "again": before}
-    parts = _held(function, walk)
     if where == "own":
         walk.own_code(function)
-        parts |= _used(function, walk)
-    return {**form, "code": digest(parts)}
+        return {**form, "code": walk.number(function, lambda: {**_held(function, walk), **_used(function, walk)})}
+    return {**form, "code": walk.number(function, lambda: _held(function, walk))}
 
 
 def _held(function: types.FunctionType, walk: Walker) -> dict[str, Any]:
@@ -176,25 +171,26 @@ _NOT_BODY = frozenset(
 
 
 def class_form(cls: type, walk: Walker) -> dict[str, Any]:
-    """A class: its name where a library's version says the rest, else with the digest of its body and its bases."""
+    """A class: its name where a library's version says the rest, else with a number under which it is told."""
     form = {"class": qualified_name(cls)}
     where = walk.rests_on(root_of(cls))
     if where == "this package":
         return {**form, "source": _source_digest(cls.__module__)}
     if where != "own":
         return form
-    before = walk.again(cls)
-    if before is not None:
-        return {**form, "again": before}
     walk.own_code(cls)
+    return {**form, "code": walk.number(cls, lambda: _class(cls, walk))}
+
+
+def _class(cls: type, walk: Walker) -> dict[str, Any]:
+    """Its bases and its body."""
     body = {
         name: within(walk, f"{name!r} of the class {cls.__qualname__}", member)
         for name, member in sorted(vars(cls).items())
         if name not in _NOT_BODY
     }
     notes = {name: _without_addresses(note) for name, note in _annotations(cls).items()}
-    kind = {} if type(cls) is type else {"metaclass": walk(type(cls))}
-    return {**form, "code": digest({"bases": walk(list(cls.__bases__)), "body": body, "notes": notes, **kind})}
+    return {"bases": walk(list(cls.__bases__)), "body": body, "notes": notes, "metaclass": walk(type(cls))}
 
 
 def _annotations(cls: type) -> dict[str, Any]:
