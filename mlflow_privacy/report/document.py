@@ -7,16 +7,40 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import AuditedModel, DataSource, Estimate, Fidelity, Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DOCUMENT_VERSION = 1
 
 Status = Literal["ok", "look", "wrong", "unknown"]
 LimitState = Literal["within", "exceeded", "undecided", "not measured"]
 _MOST_ROWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows beside the audit itself, and how much.
+
+    Attributes:
+      thresholds: the organisation's limits by metric, such as {"rmia/auc": 0.6}.
+      slices: (n,) values over the audited records by name, such as {"region": ...}; classes are always there.
+      content: what to show of the most exposed records, by row id; None shows row ids alone.
+      risk_fpr: a member counts as exposed if it scores above all but this share of the non-members; None for the
+        false-alarm rate of the verdict.
+      top: how many of the most exposed records to list; 0 for a copy that must not name anybody, which then also lacks
+        the sections of installed packages that may do so.
+    """
+
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    content: Mapping[str, str] | None = None
+    risk_fpr: float | None = None
+    top: int = 20
 
 
 @dataclasses.dataclass(frozen=True)

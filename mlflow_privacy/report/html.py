@@ -15,9 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mlflow_privacy.report import svg
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.palette import SERIES, variables
 from mlflow_privacy.report.sections import build_document
 from mlflow_privacy.report.text import escape_markdown, format_estimate, interval_digits, metric_title, plain_text
@@ -31,44 +30,26 @@ _PAPER = re.compile(r"https://[\w./?=&%-]+")
 STATUS = {"ok": ("✓", "fine"), "look": ("!", "caution"), "wrong": ("✗", "wrong"), "unknown": ("?", "not checked")}
 
 
-def html_report(
-    result: AuditResult,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    slices: Mapping[str, np.ndarray] | None = None,
-    content: Mapping[str, str] | None = None,
-    risk_fpr: float | None = None,
-    top: int = 20,
-) -> str:
-    """The audit as one HTML page for a data protection impact assessment; the options are `build_document`'s.
+def html_report(result: AuditResult, options: ReportOptions | None = None) -> str:
+    """The audit as one HTML page for a data protection impact assessment.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
       >>> html_report(example_result(n=100))[:15]
       '<!DOCTYPE html>'
     """
-    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
-    return render_html(to_json(document))
+    return render_html(to_json(build_document(result, options)))
 
 
-def markdown_report(
-    result: AuditResult,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    slices: Mapping[str, np.ndarray] | None = None,
-    content: Mapping[str, str] | None = None,
-    risk_fpr: float | None = None,
-    top: int = 20,
-) -> str:
-    """The same content as Markdown, without the figures; the options are `build_document`'s.
+def markdown_report(result: AuditResult, options: ReportOptions | None = None) -> str:
+    """The same content as Markdown, without the figures.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
       >>> markdown_report(example_result(n=100)).splitlines()[0]
       '# Privacy audit of example v1'
     """
-    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
-    return render_markdown(to_json(document))
+    return render_markdown(to_json(build_document(result, options)))
 
 
 def render_html(document: Mapping[str, Any]) -> str:

@@ -10,36 +10,24 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
-
-from mlflow_privacy.report.document import DOCUMENT_VERSION, Document
+from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, ReportOptions
 from mlflow_privacy.report.sections import build_document
 from mlflow_privacy.types import AuditResult, Estimate, to_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def result_json(
-    result: AuditResult,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    slices: Mapping[str, np.ndarray] | None = None,
-    content: Mapping[str, str] | None = None,
-    risk_fpr: float | None = None,
-    top: int = 20,
-) -> str:
+def result_json(result: AuditResult, options: ReportOptions | None = None) -> str:
     """Everything that the report of an audit shows, as JSON that `result_schema` describes.
 
     NaN is null, infinities are the strings "inf" and "-inf". `render_html(json.loads(...))` gives the page again.
-    The options are those of `build_document`.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
       >>> json.loads(result_json(example_result(n=100)))["headline"]
       'rmia'
     """
-    document = build_document(result, thresholds=thresholds, slices=slices, content=content, risk_fpr=risk_fpr, top=top)
-    return json_text(to_json(document))
+    return json_text(to_json(build_document(result, options)))
 
 
 def json_text(values: Any) -> str:
@@ -48,12 +36,12 @@ def json_text(values: Any) -> str:
 
 
 def without_records(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A document's JSON values as `build_document(..., top=0)` gives them: for a copy that must not name anybody.
+    """A document's JSON values as `ReportOptions(top=0)` gives them: for a copy that must not name anybody.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
       >>> result = example_result(n=100)
-      >>> json_text(without_records(json.loads(result_json(result)))) == result_json(result, top=0)
+      >>> json_text(without_records(json.loads(result_json(result)))) == result_json(result, ReportOptions(top=0))
       True
     """
     sections = [view for view in values["sections"] if not (view["section"] or {}).get("names_records")]

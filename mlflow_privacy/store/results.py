@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_privacy.errors import ConfigError, StoreError
 from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.figures import roc_figure, score_histograms
 from mlflow_privacy.report.game_figures import game_figure
 from mlflow_privacy.report.html import render_html, render_markdown
@@ -177,12 +179,13 @@ def _write_files(result: AuditResult, folder: Path) -> list[str]:
 
 def _report_values(result: AuditResult) -> dict[str, Any]:
     """What the report shows, as JSON values."""
+    limits = result.options.get("thresholds") or {}
+    shown = ReportOptions(thresholds=limits, slices=result.slices, content=result.content)
     try:
-        limits = result.options.get("thresholds") or {}
-        text = result_json(result, thresholds=limits, slices=result.slices, content=result.content)
+        text = result_json(result, shown)
     except ConfigError as error:  # it is late for that, and the audit itself stands
         _logger.warning("The report shows no limits: %s", error)
-        text = result_json(result, slices=result.slices, content=result.content)
+        text = result_json(result, dataclasses.replace(shown, thresholds={}))
     return json.loads(text)
 
 

@@ -175,6 +175,7 @@ def test_an_audit_runs_an_installed_attack_and_its_report_shows_it(acme):
 
     from mlflow_privacy.auditing.options import AuditOptions
     from mlflow_privacy.auditing.pipeline import audit
+    from mlflow_privacy.report.document import ReportOptions
     from mlflow_privacy.report.html import html_report, markdown_report
     from mlflow_privacy.trainers import make_recipe
     from mlflow_privacy.types import AuditedModel, AuditTarget, Records
@@ -202,6 +203,6 @@ def test_an_audit_runs_an_installed_attack_and_its_report_shows_it(acme):
     result = audit(target, options)
     assert result.metrics["privacy/acme/auc"] == result.metrics["privacy/reference/auc"]  # the same score, twice as big
     assert result.metrics["privacy/acme/auc"] > 0.5
-    for page in (html_report(result, thresholds=options.thresholds), markdown_report(result)):
+    for page in (html_report(result, ReportOptions(thresholds=options.thresholds)), markdown_report(result)):
         assert "Acme" in page
         assert "https://acme.example/paper" in page

@@ -12,6 +12,7 @@ from packages import as_new, install
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.report import Section, Table, report_section
 from mlflow_privacy.report.added import SECTIONS, added_sections
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.html import html_report, markdown_report, render_html
 from mlflow_privacy.report.schema import json_text, result_json, without_records
 
@@ -41,8 +42,8 @@ def acme(tmp_path, monkeypatch):
     sys.modules.pop("acme_section", None)
 
 
-def forms(result, **options):
-    return html_report(result, **options), markdown_report(result, **options), result_json(result, **options)
+def forms(result, options=None):
+    return html_report(result, options), markdown_report(result, options), result_json(result, options)
 
 
 def test_a_package_adds_its_section_after_our_own_in_every_form(result, acme):
@@ -108,10 +109,10 @@ def test_copies_that_name_nobody_lack_sections_that_may(result):
     report_section("harmless")(lambda result: Section("How many", ["Some."], names_records=False))
     for form in forms(result):
         assert "Whose names" in form
-    for form in forms(result, top=0):
+    for form in forms(result, ReportOptions(top=0)):
         assert "Whose names" not in form
         assert "How many" in form
-    assert json_text(without_records(json.loads(result_json(result)))) == result_json(result, top=0)
+    assert json_text(without_records(json.loads(result_json(result)))) == result_json(result, ReportOptions(top=0))
 
 
 def test_reports_with_added_sections_keep_the_published_schema(result, acme):

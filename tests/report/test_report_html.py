@@ -13,6 +13,7 @@ import pytest
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.report import html
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.html import html_report, markdown_report, render_html
 from mlflow_privacy.report.palette import GROUNDS, SERIES, TEXT, THEMES, contrast
@@ -127,7 +128,8 @@ def page():
     rng = np.random.default_rng(0)
     result = with_games(example_result(n=600, warnings=("Take care.",)), {"dp": GAME})
     slices = {"region": rng.choice(["north", "south"], 1200), "age": rng.normal(40, 12, 1200)}
-    return html_report(result, thresholds=THRESHOLDS, slices=slices, content={result.row_ids[0]: "Ann, 41"})
+    content = {result.row_ids[0]: "Ann, 41"}
+    return html_report(result, ReportOptions(thresholds=THRESHOLDS, slices=slices, content=content))
 
 
 # ----------------------------------------------------------------------------------------------------- well formed
@@ -265,8 +267,8 @@ def numbers_of(document):
     return allowed
 
 
-def without_curves(result, **options):
-    document = json.loads(result_json(result, **options))
+def without_curves(result):
+    document = json.loads(result_json(result))
     for attack in document["attacks"]:
         del attack["roc"]
         attack["histogram"] = {"n_outside": attack["histogram"]["n_outside"]}
@@ -312,10 +314,10 @@ def test_limits_are_the_organisations_and_the_interval_decides(result):
     auc = result.attacks[0].metrics["auc"]
     cases = {auc.low - 0.01: "exceeded", auc.high + 0.01: "within", auc.value: "undecided"}
     for limit, state in cases.items():
-        (found,) = build_document(result, thresholds={"rmia/auc": limit}).finding.limits
+        (found,) = build_document(result, ReportOptions(thresholds={"rmia/auc": limit})).finding.limits
         assert found.state == state
         assert found.measured == auc
-    (found,) = build_document(result, thresholds={"privacy/rmia/tpr_at_fpr_0.0001": 0.1}).finding.limits
+    (found,) = build_document(result, ReportOptions(thresholds={"privacy/rmia/tpr_at_fpr_0.0001": 0.1})).finding.limits
     assert found.state == "not measured"
     assert "exceeded" not in text_of(tree_of(html_report(result)))
 
@@ -324,9 +326,9 @@ def test_unknown_limits_and_slices_of_a_wrong_length_are_named_all_at_once(resul
     with pytest.raises(
         ConfigError, match=r"(?s)'rmia/acu'.*did you mean 'rmia/auc'.*finite number such as 0.6, got nan"
     ):
-        html_report(result, thresholds={"rmia/acu": 0.5, "lira/auc": math.nan})
+        html_report(result, ReportOptions(thresholds={"rmia/acu": 0.5, "lira/auc": math.nan}))
     with pytest.raises(DesignError, match=r"1000 audited records.*'a'.*\(3,\).*'b'.*\(4,\)"):
-        html_report(result, slices={"a": np.zeros(3), "b": np.zeros(4)})
+        html_report(result, ReportOptions(slices={"a": np.zeros(3), "b": np.zeros(4)}))
 
 
 def test_every_check_is_always_shown(form):
@@ -364,10 +366,11 @@ def test_checks_turn_with_what_they_check(result):
 
 def test_content_of_records_is_shown_only_on_request_and_names_only_where_wanted(result):
     top = build_document(result).exposure.records[0].row_id
-    assert "Ann, 41" in html_report(result, content={top: "Ann, 41"})
+    assert "Ann, 41" in html_report(result, ReportOptions(content={top: "Ann, 41"}))
     assert ">Content<" not in html_report(result)
     assert top in html_report(result)
-    for text in (html_report(result, top=0), markdown_report(result, top=0), result_json(result, top=0)):
+    nobody = ReportOptions(top=0)
+    for text in (html_report(result, nobody), markdown_report(result, nobody), result_json(result, nobody)):
         assert "train:" not in text
 
 
@@ -430,8 +433,8 @@ def hostile_result(text):
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_names_stay_text(text):
     result = hostile_result(text)
-    options = {"slices": {text: np.array([text, "b"] * 40, object)}, "content": {text: text}}
-    page = html_report(result, **options)
+    options = ReportOptions(slices={text: np.array([text, "b"] * 40, object)}, content={text: text})
+    page = html_report(result, options)
     test_page_loads_nothing_and_runs_nothing(page)
     tree = tree_of(page)
     assert "1337" not in page
@@ -440,7 +443,7 @@ def test_hostile_names_stay_text(text):
     for key in ("onerror", "onload"):
         assert not any(key in e.attrib for e in tree.iter() if isinstance(e.tag, str))
     page.encode("utf-8")
-    markdown = markdown_report(result, **options)
+    markdown = markdown_report(result, options)
     assert not re.search(r"(?<!&#60;)<(?!https://arxiv)[a-z/!]", re.sub(r"`[^`]*`", "", markdown))
     assert "](javascript" not in re.sub(r"`+.*?`+", "", markdown)
 

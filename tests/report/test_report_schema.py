@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.schema import result_json, result_schema, schema_text
 from mlflow_privacy.types import Estimate, Fidelity
@@ -37,9 +38,9 @@ def test_results_are_valid(validator):
         dataclasses.replace(base, task="regression", y=np.linspace(0, 1, 600)),
     ):
         validator.validate(json.loads(result_json(result)))
-    options = {"thresholds": {"rmia/auc": 0.6}, "slices": {"half": np.arange(600) % 2}, "content": {"train:1": "x"}}
-    validator.validate(json.loads(result_json(base, **options)))
-    validator.validate(json.loads(result_json(base, top=0)))
+    options = ReportOptions(thresholds={"rmia/auc": 0.6}, slices={"half": np.arange(600) % 2}, content={"train:1": "x"})
+    validator.validate(json.loads(result_json(base, options)))
+    validator.validate(json.loads(result_json(base, ReportOptions(top=0))))
 
 
 def test_an_audit_of_a_real_model_is_valid(validator):

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mlflow_privacy.decide.gate import check_gate, latest_metrics
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.report.document import ReportOptions
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.figures import roc_figure, score_histograms
 from mlflow_privacy.report.html import html_report, markdown_report
@@ -157,9 +158,9 @@ def test_the_models_report_is_the_runs_without_the_list_of_records(tracking, reg
     model = register()
     run_id, _, result = audited(model)
     folder = Path(tracking.get_logged_model(model.model_id).artifact_location.removeprefix("file://"))
-    assert (folder / "privacy_report.html").read_text() == html_report(result, top=0)
-    assert (folder / "privacy_report.md").read_text() == markdown_report(result, top=0)
-    assert (folder / "privacy_result.json").read_text() == result_json(result, top=0)
+    assert (folder / "privacy_report.html").read_text() == html_report(result, ReportOptions(top=0))
+    assert (folder / "privacy_report.md").read_text() == markdown_report(result, ReportOptions(top=0))
+    assert (folder / "privacy_result.json").read_text() == result_json(result, ReportOptions(top=0))
     on_run = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="privacy_report.html"))
     assert on_run.read_text() == html_report(result)
 

@@ -12,7 +12,7 @@ import numpy as np
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics import fpr_key
 from mlflow_privacy.report.added import added_sections
-from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact
+from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact, ReportOptions
 from mlflow_privacy.report.sections.attacks import attack_views
 from mlflow_privacy.report.sections.checks import checks
 from mlflow_privacy.report.sections.games import game_views
@@ -30,47 +30,20 @@ _SPEC_LIMIT = 24
 _FLAGS = {"num_ref_models": "--num-ref-models", "random_seed": "--seed"}
 
 
-def build_document(
-    result: AuditResult,
-    *,
-    thresholds: Mapping[str, float] | None = None,
-    slices: Mapping[str, np.ndarray] | None = None,
-    content: Mapping[str, str] | None = None,
-    risk_fpr: float | None = None,
-    top: int = 20,
-) -> Document:
+def build_document(result: AuditResult, options: ReportOptions | None = None) -> Document:
     """Everything a report shows, as plain values.
 
     Args:
       result: of an audit; nothing is asked of the model.
-      thresholds: the organisation's limits by metric, such as {"rmia/auc": 0.6}.
-      slices: (n,) values over the audited records by name, such as {"region": ...}; classes are always there.
-      content: what to show of the most exposed records, by row id; None shows row ids alone.
-      risk_fpr: a member counts as exposed if it scores above all but this share of the non-members; None for the
-        false-alarm rate of the verdict.
-      top: how many of the most exposed records to list; 0 for a copy that must not name anybody, which then also lacks
-        the sections of installed packages that may do so.
+      options: None for the defaults.
 
     Raises:
       ConfigError: a limit names no metric of this audit.
       DesignError: a slice has not one value per record.
     """
-    return _document(
-        result, thresholds=thresholds or {}, slices=slices or {}, content=content, risk_fpr=risk_fpr, top=top
-    )
-
-
-def _document(
-    result: AuditResult,
-    *,
-    thresholds: Mapping[str, float],
-    slices: Mapping[str, np.ndarray],
-    content: Mapping[str, str] | None,
-    risk_fpr: float | None,
-    top: int,
-) -> Document:
-    found = finding(result, thresholds)
-    exposure = _exposure(result, slices, content, risk_fpr, top)
+    options = options or ReportOptions()
+    found = finding(result, options.thresholds)
+    exposure = _exposure(result, options)
     n_members = int(result.membership.sum())
     return Document(
         version=DOCUMENT_VERSION,
@@ -97,28 +70,23 @@ def _document(
         timings=dict(result.timings),
         options=_brief(result.options),
         references={k: v for k, v in _brief(result.references).items() if k != "recipe"},
-        sections=added_sections(result, records=top > 0),
+        sections=added_sections(result, records=options.top > 0),
     )
 
 
-def _exposure(
-    result: AuditResult,
-    slices: Mapping[str, np.ndarray],
-    content: Mapping[str, str] | None,
-    risk_fpr: float | None,
-    top: int,
-) -> Exposure:
+def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
     attack = headline_attack(result)
     ranks, member = attack.scores.rank(), np.asarray(result.membership, bool)
+    risk_fpr = options.risk_fpr
     if risk_fpr is None:
         found = headline_fpr(attack)
         risk_fpr = found[0] if found else 0.1
     if not 0 <= risk_fpr < 1:
         raise DesignError(f"risk_fpr must be in [0, 1), got {risk_fpr}.")
-    check_slices(slices, len(member))
+    check_slices(options.slices, len(member))
     overall = attack.metrics["auc"]
     slicings, count, corrected = slice_risk(
-        ranks, member, _groups(result, slices), fpr=risk_fpr, confidence=overall.confidence
+        ranks, member, _groups(result, options.slices), fpr=risk_fpr, confidence=overall.confidence
     )
     fprs = [float(key.removeprefix("tpr_at_fpr_")) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
     return Exposure(
@@ -135,8 +103,8 @@ def _exposure(
             member,
             result.row_ids,
             result.y,
-            count=top,
-            content=content,
+            count=options.top,
+            content=options.content,
         ),
         trimmed_share=_TRIMMED,
         trimmed=trimmed_auc(ranks, member, _TRIMMED, overall.confidence),
