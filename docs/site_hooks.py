@@ -21,7 +21,7 @@ PAGES = {
 }
 # Folders whose files are copied and listed on a page.
 FOLDERS = {"configs": ("configs.md", "Sample configs"), "examples": ("examples.md", "Examples")}
-_SHOWN = {".yaml", ".yml", ".py", ".ipynb", ".csv", ".sh"}
+_SHOWN = {".yaml", ".yml", ".py", ".ipynb", ".csv", ".sh", ".toml"}
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
 

@@ -12,7 +12,7 @@ from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.trainers.registry import inner_model
+from mlflow_privacy.trainers.registry import inner_model, others_model
 from mlflow_privacy.types import ModelOutputs, Records, Task
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def model_outputs(
         return estimator_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
     known = np.unique(records.y) if classes is None and task == "classification" else classes
     asked = {"task": task, "classes": known, "device": device, "batch_size": batch_size, "scale": scale}
-    registered = registered_outputs(inner_model(model), records, **asked)
+    registered = registered_outputs(others_model(model), records, **asked)
     if registered is not None:
         return registered
     if callable(getattr(model, "predict", None)) or callable(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -129,7 +130,7 @@ def make_recipe(
         from mlflow_privacy.trainers.sklearn import sklearn_recipe
 
         return sklearn_recipe(model, settings, task=task, source=source)
-    inner = inner_model(model)
+    inner = others_model(model)
     for kind in others():
         recipe = _recipe_by(kind, inner, settings, task=task, source=source, data=data)
         if recipe is not None:
@@ -166,6 +167,15 @@ def inner_model(model: Any) -> Any:
         return model.get_raw_model()
     except NotImplementedError:
         return model
+
+
+def others_model(model: Any) -> Any:
+    """What registered trainers and signals are asked about: `inner_model`, or the `PythonModel` that MLflow wraps."""
+    inner = inner_model(model)
+    if inner is model and getattr(model, "loader_module", None) == "mlflow.pyfunc.model":
+        with contextlib.suppress(Exception):  # MLflow's, which this room does not import: a chat model, or an agent
+            return model.unwrap_python_model()
+    return inner
 
 
 def _no_recipe(model: Any) -> str:

@@ -62,7 +62,7 @@ def test_the_site_loads_nothing_from_elsewhere(site):
 
 def test_the_api_reference_has_signatures_examples_and_drawn_formulas(site):
     page = (site / "api.html").read_text()
-    for name in ("evaluators.api.evaluate", "compare.compare", "gate.check_policy", "attacks.rmia.rmia"):
+    for name in ("evaluators.api.evaluate", "decide.compare.compare", "decide.gate.check_policy", "attacks.rmia.rmia"):
         assert f'id="mlflow_privacy.{name}"' in page
     assert page.count("<math") > 5
     assert ".. math::" not in page
