@@ -99,6 +99,28 @@ def tpr_table(trials: int, rng: np.random.Generator) -> None:
             print(f"| {name} | {n1} + {n0} | " + " | ".join(cells) + " |", flush=True)
 
 
+def groups_table(trials: int, rng: np.random.Generator) -> None:
+    """k groups with thresholds of their own, each at 1 − 0.05 / k: how often do all k intervals hold?"""
+    header("groups", "members + non-members of each", *(f"FPR {f:g}: all hold, mean width" for f in FPRS[:2]))
+    for k, n1, n0 in [(2, 300, 150), (2, 1000, 1000), (10, 100, 100), (10, 500, 1000), (40, 50, 50)]:
+        corrected, member = 1 - 0.05 / k, np.arange(n1 + n0) < n1
+        shifts = np.linspace(0, 2, k)
+        held, width = np.zeros(2), np.zeros(2)
+        for _ in range(trials):
+            all_hold = np.ones(2, bool)
+            for shift in shifts:
+                t = tally(np.concatenate([rng.normal(shift, 1, n1), rng.normal(size=n0)]), member)
+                _, low, high = tpr_interval(t, FPRS[:2], corrected)
+                truth = ndtr(ndtri(FPRS[:2]) + shift)
+                all_hold &= (low <= truth) & (truth <= high)
+                width += (high - low) / (trials * k)
+            held += all_hold
+        cells = [
+            f"{percent(held[i], trials)}, {width[i]:.3f}" if FPRS[i] * n0 >= 1 else "not resolvable" for i in range(2)
+        ]
+        print(f"| {k} | {n1} + {n0} | " + " | ".join(cells) + " |", flush=True)
+
+
 def balanced_table(trials: int, rng: np.random.Generator) -> None:
     header("shift", "sizes", "holds BA of the thresholds in use", "holds the best threshold's BA")
     for delta in (0.0, 0.5, 2.0):
@@ -139,6 +161,7 @@ def main() -> None:
             (tpr_table, args.trials),
             (balanced_table, args.trials),
             (blind_table, args.blind_trials),
+            (groups_table, args.trials),
         ]
     ):
         table(trials, np.random.default_rng(seed))

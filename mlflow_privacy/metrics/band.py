@@ -65,7 +65,7 @@ def order_ranges(n: int, p: np.ndarray, confidence: float) -> tuple[np.ndarray, 
     return found[0], found[1]
 
 
-@functools.lru_cache(maxsize=8)  # attacks of one audit share their records
+@functools.lru_cache(maxsize=512)  # attacks of one audit share their records and groups, and these sum up to them
 def _lower_bounds(n: int, confidence: float) -> np.ndarray:
     """(n + 1,) lower bounds, read-only."""
     tail = (1 - confidence) / 2

@@ -10,7 +10,7 @@ import numpy as np
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics.delong import auc_of
 from mlflow_privacy.metrics.names import fpr_key
-from mlflow_privacy.metrics.roc import roc_of, tally, tpr_of
+from mlflow_privacy.metrics.roc import band, roc_of, tally, tpr_in
 from mlflow_privacy.metrics.threshold import advantage, balanced_accuracy
 from mlflow_privacy.types import Estimate, Roc, Scores
 
@@ -54,7 +54,8 @@ def evaluate_scores(
             raise DesignError(f"Scores.{name} has {missing} NaN of {len(value)}; an attack must rank every record.")
     ranks = scores.rank()
     t = tally(ranks, membership)
-    roc = roc_of(t, confidence)
+    known = band(t, confidence)
+    roc = roc_of(known)
     own_unit = np.empty(len(t.values))
     own_unit[ranks.astype(np.int64)] = value  # ranks are 0, 1, …, so each is the index of its own distinct value
     threshold = roc.threshold.copy()
@@ -62,7 +63,7 @@ def evaluate_scores(
     balanced = balanced_accuracy(ranks, membership, rng=np.random.default_rng(seed), confidence=confidence)
     metrics = {
         "auc": auc_of(t, confidence),
-        **{fpr_key(fpr): tpr_of(t, fpr, confidence) for fpr in fprs},
+        **{fpr_key(fpr): tpr_in(known, fpr) for fpr in fprs},
         "balanced_accuracy": balanced,
         "advantage": advantage(balanced),
     }

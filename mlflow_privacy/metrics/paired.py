@@ -10,7 +10,7 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics.delong import auc, placements
-from mlflow_privacy.metrics.roc import tally, tpr_of
+from mlflow_privacy.metrics.roc import tally, tpr_value
 from mlflow_privacy.stats import check_confidence, mover, normal_quantile
 from mlflow_privacy.types import Estimate
 
@@ -166,7 +166,7 @@ def tpr_difference(
     n_nonmembers = tallies[0].n_nonmembers
     if fpr * n_nonmembers < 1 - _SLACK:
         return _unresolved(n, confidence, paired=True)
-    points = [tpr_of(t, fpr, confidence).value for t in tallies]
+    points = [tpr_value(t, fpr) for t in tallies]
     value = points[1] - points[0]
     if np.array_equal(tally_order(first), tally_order(second)):
         return _difference(0.0, 0.0, 0.0, n, confidence, paired=True)

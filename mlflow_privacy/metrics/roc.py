@@ -14,7 +14,7 @@ from mlflow_privacy.types import Estimate, Roc
 # fpr · n is counted with this slack, so that 0.1 of 30 records is 3 of them in floating point too.
 _SLACK = 1e-9
 _SPARSE = 4  # how many times n whole-numbered ranks may reach to be counted without sorting
-_MANY = 500  # points from which on a table of all intervals costs less than theirs alone
+_MANY = 50  # points from which on a table of all intervals costs less than theirs alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,9 @@ def _whole(ranks: np.ndarray) -> np.ndarray | None:
     return whole if (whole == ranks).all() else None
 
 
-def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    r"""TPR at each FPR and its interval, from one tally.
+@dataclasses.dataclass(frozen=True)
+class Band:
+    r"""TPR at every FPR with an interval that knows of both of its errors: one method for all of them.
 
     Two independent errors add up. At the threshold in use the members above it are binomial: Clopper–Pearson. And
     that threshold only estimates the non-members' true upper-`fpr` quantile, which lies between two of their order
@@ -104,46 +105,111 @@ def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarr
     .. math:: low = \hat t - \sqrt{(\hat t - l_{CP})^2 + (\hat t - l_{order})^2}
 
     Where even the largest non-member cannot bound the quantile (about fpr · n < 3.7 at 95 %) nothing is known from
-    below, and `low` is 0. At fpr = 0 the threshold is the largest non-member itself and the interval is
-    Clopper–Pearson's, conditional on it: it says nothing of the FPR that this threshold has on new records.
+    below, and `low` is 0; so at fpr = 0 always.
 
-    Args:
-      fpr: (f,) in [0, 1].
+    Whoever accepts more false alarms recognises no fewer. So each lower end is at most those of all higher FPRs, and
+    each upper end at least those of all lower ones. That only widens, and hardly ever by anything.
 
-    Returns: (tpr, low, high), each (f,).
+    Attributes:
+      confidence: of each interval, one FPR at a time.
+      count: (j,) the numbers of false positives that a threshold can have, ascending from 0.
+      low: (j,) lower ends at count / n_nonmembers: the least from there on.
+      high: (j,) upper ends: the greatest up to there.
     """
+
+    tally: Tally
+    confidence: float
+    count: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def at(self, fpr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tpr, low, high) at FPRs (f,) in [0, 1], each (f,) and none falling as the FPR grows."""
+        n0, fpr = self.tally.n_nonmembers, np.asarray(fpr, np.float64)
+        step = np.searchsorted(self.count, np.floor(fpr * n0 + _SLACK), side="right") - 1
+        own = _members_above(self.tally, self.count[step], self.confidence)
+        low, high = _combined(own, *_members_between(self.tally, fpr, self.confidence))
+        beyond = np.searchsorted(self.count, np.ceil(fpr * n0 - _SLACK), side="left")
+        return own[0], np.minimum(low, self.low[beyond]), np.maximum(high, self.high[step])
+
+
+def band(t: Tally, confidence: float = 0.95) -> Band:
+    """The band of one attack, from the tally of its scores.
+
+    Example:
+      >>> known = band(tally(np.arange(40.0), np.arange(40) >= 20))
+      >>> tpr, low, high = known.at(np.array([0.0, 0.1, 0.5]))
+      >>> tpr.tolist(), low.round(2).tolist(), high.tolist()
+      ([1.0, 1.0, 1.0], [0.0, 0.0, 0.83], [1.0, 1.0, 1.0])
+    """
+    check_confidence(confidence)
+    fp = t.above()[1]
+    count = fp[np.append(True, fp[1:] != fp[:-1])]
+    own = _members_above(t, count, confidence)
+    few, many = _members_between(t, count / t.n_nonmembers, confidence)
+    low, high = _combined(own, few, many)
+    # Up to the next count the TPR stays and the quantile's range grows: the upper end is greatest just before it.
+    before = _combined(tuple(part[:-1] for part in own), few[:-1], many[1:])[1]
+    high[1:] = np.maximum(high[1:], np.maximum.accumulate(before))
+    return Band(t, confidence, count, np.minimum.accumulate(low[::-1])[::-1], high)
+
+
+def _members_above(t: Tally, count: np.ndarray, confidence: float) -> tuple[np.ndarray, ...]:
+    """TPR at thresholds of so many false positives (f,), with the binomial interval that takes them for known."""
+    tp, fp = t.above()
+    hits = tp[np.searchsorted(fp, count, side="right") - 1]
+    if count.size > _MANY:
+        low, high = (bound[hits] for bound in interval_table(t.n_members, confidence))
+    else:
+        low, high = clopper_pearson(hits, t.n_members, confidence)
+    return hits / t.n_members, low, high
+
+
+def _members_between(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """TPRs at the two order statistics that enclose the non-members' true upper-fpr quantile, each (f,)."""
     n1, n0 = t.n_members, t.n_nonmembers
     tp, fp = t.above()
-    fpr = np.asarray(fpr, np.float64)
-    at = np.searchsorted(fp, np.floor(fpr * n0 + _SLACK), side="right") - 1
-    hits = tp[at]
-    tpr = hits / n1
-    if fpr.size > _MANY:
-        cp_low, cp_high = (bound[hits] for bound in interval_table(n1, confidence))
-        few, many = order_ranges(n0, fpr, confidence)
-    else:
-        cp_low, cp_high = clopper_pearson(hits, n1, confidence)
-        few, many = order_statistic_range(n0, fpr, confidence)
+    few, many = (order_ranges if fpr.size > _MANY else order_statistic_range)(n0, fpr, confidence)
     # Members strictly above the `few`-th largest non-member; 0 where the quantile may lie above all of them.
-    order_low = np.where(few > 0, tp[np.searchsorted(fp, few, side="left") - 1], 0) / n1
+    low = np.where(few > 0, tp[np.searchsorted(fp, few, side="left") - 1], 0) / n1
     # Members at or above the (`many` + 1)-th largest; all where there is none.
     beyond = np.searchsorted(fp, many + 1, side="left")
-    order_high = np.where(many + 1 > n0, n1, tp[np.minimum(beyond, len(tp) - 1)]) / n1
+    high = np.where(many + 1 > n0, n1, tp[np.minimum(beyond, len(tp) - 1)]) / n1
+    return low, high
+
+
+def _combined(own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of `_members_above` and `_members_between` together, around the TPR."""
+    tpr, cp_low, cp_high = own
     low, high = mover(
         np.stack([tpr, np.zeros_like(tpr)]),
-        np.stack([cp_low, np.minimum(order_low - tpr, 0.0)]),
-        np.stack([cp_high, np.maximum(order_high - tpr, 0.0)]),
+        np.stack([cp_low, np.minimum(few - tpr, 0.0)]),
+        np.stack([cp_high, np.maximum(many - tpr, 0.0)]),
         np.ones(2),
     )
-    at_zero = fpr <= 0
-    low, high = np.where(at_zero, cp_low, low), np.where(at_zero, cp_high, high)
-    return tpr, np.clip(low, 0.0, tpr), np.clip(high, tpr, 1.0)
+    return np.clip(low, 0.0, tpr), np.clip(high, tpr, 1.0)
+
+
+def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`Band.at` of a tally's band: (tpr, low, high), each (f,), at FPRs (f,) in [0, 1]."""
+    return band(t, confidence).at(fpr)
+
+
+def tpr_value(t: Tally, fpr: float) -> float:
+    """TPR at the lowest threshold whose empirical FPR is at most `fpr`, without an interval."""
+    tp, fp = t.above()
+    return float(tp[np.searchsorted(fp, np.floor(fpr * t.n_nonmembers + _SLACK), side="right") - 1] / t.n_members)
+
+
+def resolves(n_nonmembers: int, fpr: float) -> bool:
+    """Whether so many non-members can tell an FPR: 0 < fpr < 1 / n_nonmembers is below the smallest step."""
+    return not 0 < fpr * n_nonmembers < 1 - _SLACK
 
 
 def tpr_at_fpr(ranks: np.ndarray, member: np.ndarray, fpr: float, confidence: float = 0.95) -> Estimate:
     """TPR at the lowest threshold whose empirical FPR is at most `fpr`; equal scores stand or fall together.
 
-    The step curve itself, without interpolation. The interval is that of `tpr_interval`. An FPR that the
+    The step curve itself, without interpolation. The interval is that of `Band`. An FPR that the
     non-members cannot resolve (0 < fpr < 1 / n_nonmembers) gives an `Estimate` with `resolvable=False` and NaN.
 
     Args:
@@ -161,18 +227,18 @@ def tpr_at_fpr(ranks: np.ndarray, member: np.ndarray, fpr: float, confidence: fl
       >>> print(tpr_at_fpr(ranks, member, 0.01))
       not resolvable
     """
-    return tpr_of(tally(ranks, member), fpr, confidence)
+    return tpr_in(band(tally(ranks, member), confidence), fpr)
 
 
-def tpr_of(t: Tally, fpr: float, confidence: float) -> Estimate:
-    """`tpr_at_fpr` of a tally."""
-    check_confidence(confidence)
+def tpr_in(known: Band, fpr: float) -> Estimate:
+    """`tpr_at_fpr` of a band."""
     if not 0 <= fpr <= 1:
         raise DesignError(f"fpr must be in [0, 1], got {fpr}.")
+    t, confidence = known.tally, known.confidence
     n = t.n_members + t.n_nonmembers
-    if 0 < fpr * t.n_nonmembers < 1 - _SLACK:
+    if not resolves(t.n_nonmembers, fpr):
         return Estimate(float("nan"), float("nan"), float("nan"), n, confidence, resolvable=False)
-    tpr, low, high = tpr_interval(t, np.array([fpr]), confidence)
+    tpr, low, high = known.at(np.array([fpr]))
     return Estimate(float(tpr[0]), float(low[0]), float(high[0]), n, confidence)
 
 
@@ -181,7 +247,7 @@ def roc_curve(ranks: np.ndarray, member: np.ndarray, confidence: float = 0.95) -
 
     One point per distinct score, less those on the straight line between their neighbours (decided in integers):
     the same curve, not a convex hull. Equal scores of members and non-members give a slanted edge. `tpr_low` and
-    `tpr_high` bound the TPR at the FPR of a vertex (`tpr_interval`), one FPR at a time, not the curve as a whole.
+    `tpr_high` bound the TPR at the FPR of a vertex (`Band`), one FPR at a time, not the curve as a whole.
 
     Args:
       ranks: (n,) scores or `Scores.rank()`, higher = more likely a member.
@@ -194,12 +260,12 @@ def roc_curve(ranks: np.ndarray, member: np.ndarray, confidence: float = 0.95) -
       >>> roc.fpr.tolist(), roc.tpr.tolist()
       ([0.0, 0.0, 1.0], [0.0, 1.0, 1.0])
     """
-    return roc_of(tally(ranks, member), confidence)
+    return roc_of(band(tally(ranks, member), confidence))
 
 
-def roc_of(t: Tally, confidence: float) -> Roc:
-    """`roc_curve` of a tally."""
-    check_confidence(confidence)
+def roc_of(known: Band) -> Roc:
+    """`roc_curve` of a band."""
+    t = known.tally
     tp, fp = t.above()
     keep = np.ones(len(tp), bool)
     step_tp, step_fp = np.diff(tp), np.diff(fp)
@@ -209,9 +275,8 @@ def roc_of(t: Tally, confidence: float) -> Roc:
     threshold = np.concatenate([[np.inf], t.values[::-1].astype(np.float64)])[keep]
     tp, fp = tp[keep], fp[keep]
     n1, n0 = t.n_members, t.n_nonmembers
-    new = np.append(True, fp[1:] != fp[:-1])  # fp is ascending
-    distinct, index = fp[new], np.cumsum(new) - 1
-    _, low, high = tpr_interval(t, distinct / n0, confidence)
+    index = np.searchsorted(known.count, fp)
+    low, high = known.low[index], known.high[index]
     tpr = tp / n1
     # On a vertical edge the band belongs to its upper end; lower vertices lie inside it.
-    return Roc(fp / n0, tpr, threshold, np.minimum(low[index], tpr), np.maximum(high[index], tpr))
+    return Roc(fp / n0, tpr, threshold, np.minimum(low, tpr), np.maximum(high, tpr))

@@ -144,7 +144,7 @@ class SliceRow:
 
     Attributes:
       auc: members of the slice against its non-members, at the corrected confidence.
-      recognised: share of the slice's members above the threshold that all records share, at the corrected confidence.
+      recognised: share of its members above a threshold of its own, at the corrected confidence.
       difference: its AUC less that of all other records, at the corrected confidence.
       differs: whether that interval leaves out zero.
     """

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.metrics import Tally, tally
+from mlflow_privacy.metrics import tally
 from mlflow_privacy.metrics.delong import auc_of
+from mlflow_privacy.metrics.groups import MIN_RECORDS, Groups, Whole, measurable
+from mlflow_privacy.metrics.roc import band, tpr_in
 from mlflow_privacy.report.document import ExposedRecord, ShareRow, SliceRow, Slicing
-from mlflow_privacy.stats import clopper_pearson, mover
+from mlflow_privacy.stats import mover
 from mlflow_privacy.types import Estimate
 
-MIN_RECORDS = 10  # of members, and of non-members: DeLong's variance of fewer means little
 _MAX_ROWS = 40
-_MAX_DISTINCT = 20  # distinct numbers; more are cut into quartiles
-
-
-@dataclasses.dataclass(frozen=True)
-class Groups:
-    """A slicing of n records: names (g,) and each record's group code (n,)."""
-
-    names: tuple[str, ...]
-    code: np.ndarray
-
-
-def groups_of(values: np.ndarray | Sequence[object]) -> Groups:
-    """Slices of equal values; a number with more than 20 distinct values is cut at its quartiles.
-
-    Args:
-      values: (n,) labels, strings or numbers.
-
-    Example:
-      >>> groups_of(np.array(["b", "a", "b"])).names
-      ('a', 'b')
-      >>> groups_of(np.linspace(0, 1, 100)).names[0]
-      '0 to 0.25'
-    """
-    values = np.asarray(values)
-    if values.dtype.kind in "OSU":
-        values = values.astype(str)
-    distinct, code = np.unique(values, return_inverse=True)
-    code = code.reshape(-1)
-    if values.dtype.kind == "f" and len(distinct) > _MAX_DISTINCT:
-        finite = values[np.isfinite(values)]
-        edges = np.unique(np.quantile(finite, [0, 0.25, 0.5, 0.75, 1]))
-        code = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)] or ["all"]
-        if len(finite) < len(values):
-            code = np.where(np.isfinite(values), code, len(names))
-            names.append("not finite")
-        return Groups(tuple(names), code)
-    return Groups(tuple(str(name) for name in distinct.tolist()), code)
 
 
 def check_slices(slices: Mapping[str, object], n: int) -> None:
@@ -84,13 +45,14 @@ def slice_risk(
       ranks: (n,) scores or `Scores.rank()`, higher = more likely a member.
       member: (n,) bool.
       slicings: by name.
-      fpr: of the one threshold, over all records, that `recognised` is about.
+      fpr: false-alarm rate, among a slice's own non-members, that `recognised` is about.
       confidence: c.
 
     Returns: the slicings, most exposed slices first (by the lower end of their AUC); how many slices were measured;
       and the corrected confidence. Slices with under 10 members or non-members are counted, not measured.
 
     Example:
+      >>> from mlflow_privacy.metrics.groups import groups_of
       >>> rng = np.random.default_rng(0)
       >>> member = rng.random(2000) < 0.5
       >>> group = np.where(rng.random(2000) < 0.5, "leaky", "safe")
@@ -99,23 +61,17 @@ def slice_risk(
       >>> [(row.label, row.differs) for row in found.rows], count, round(corrected, 3)
       ([('leaky', True), ('safe', True)], 2, 0.975)
     """
-    ranks, member = np.asarray(ranks, np.float64), np.asarray(member, bool)
-    threshold = _threshold(ranks[~member], fpr)
-    values, place = np.unique(ranks, return_inverse=True)
-    place = place.reshape(-1)
-    whole = _tally_at(values, place, member)
-    picked = {name: list(_measurable(groups, member)) for name, groups in slicings.items()}
-    # A slicing with one slice compares nothing, and does not count.
-    picked = {name: found if len(slicings[name].names) > 1 else [] for name, found in picked.items()}
-    count = sum(map(len, picked.values()))
+    whole = Whole.of(ranks, member)
+    picked = measurable(slicings, whole.member)
+    count = len(picked)
     corrected = 1 - (1 - confidence) / max(count, 1)
     out = []
-    for name, found in picked.items():
-        rows = [_row(whole, place[rows], member[rows], label, values >= threshold, corrected) for label, rows in found]
-        rows.sort(key=lambda row: (-row.auc.low, -row.auc.value, row.label))
-        if rows:
-            small = len(slicings[name].names) - len(rows)
-            out.append(Slicing(name, tuple(rows[:_MAX_ROWS]), small, max(len(rows) - _MAX_ROWS, 0)))
+    for name, groups in slicings.items():
+        found = [_row(whole, rows, label, fpr, corrected) for slicing, label, rows in picked if slicing == name]
+        found.sort(key=lambda row: (-row.auc.low, -row.auc.value, row.label))
+        if found:
+            small = len(groups.names) - len(found)
+            out.append(Slicing(name, tuple(found[:_MAX_ROWS]), small, max(len(found) - _MAX_ROWS, 0)))
     return tuple(out), count, corrected
 
 
@@ -193,38 +149,11 @@ def trimmed_auc(ranks: np.ndarray, member: np.ndarray, share: float, confidence:
     return auc_of(tally(ranks[keep], member[keep]), confidence)
 
 
-def _measurable(groups: Groups, member: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and rows of each slice with enough members and non-members."""
-    size = len(groups.names)
-    n_members = np.bincount(groups.code[member], minlength=size)
-    n_others = np.bincount(groups.code[~member], minlength=size)
-    order = np.argsort(groups.code, kind="stable")
-    ends = np.cumsum(n_members + n_others)
-    for i, label in enumerate(groups.names):
-        if min(n_members[i], n_others[i]) >= MIN_RECORDS:
-            yield label, order[ends[i] - n_members[i] - n_others[i] : ends[i]]
-
-
-def _tally_at(values: np.ndarray, place: np.ndarray, member: np.ndarray) -> Tally:
-    """Counts of members and non-members at each of the (k,) values, `place` (n,) being their index."""
-    size = len(values)
-    return Tally(values, np.bincount(place[member], minlength=size), np.bincount(place[~member], minlength=size))
-
-
-def _row(
-    whole: Tally, place: np.ndarray, member: np.ndarray, label: str, called: np.ndarray, confidence: float
-) -> SliceRow:
-    """One slice: `place` (n,) and `member` (n,) of its records; `called` (k,) says which values count as members."""
-    distinct, inside = np.unique(place, return_inverse=True)
-    own = _tally_at(whole.values[distinct], inside.reshape(-1), member)
+def _row(whole: Whole, rows: np.ndarray, label: str, fpr: float, confidence: float) -> SliceRow:
+    """One slice."""
+    own, rest = whole.cut(rows)
     own_auc = auc_of(own, confidence)
-    hits, n = int(own.members[called[distinct]].sum()), own.n_members
-    low, high = clopper_pearson(hits, n, confidence)
-    members, nonmembers = whole.members.copy(), whole.nonmembers.copy()
-    members[distinct] -= own.members
-    nonmembers[distinct] -= own.nonmembers
-    rest = Tally(whole.values, members, nonmembers)
-    difference = Estimate(float("nan"), float("nan"), float("nan"), len(place), confidence, resolvable=False)
+    difference = Estimate(float("nan"), float("nan"), float("nan"), len(rows), confidence, resolvable=False)
     if min(rest.n_members, rest.n_nonmembers) >= MIN_RECORDS:
         other = auc_of(rest, confidence)
         ends = mover(
@@ -233,22 +162,14 @@ def _row(
             np.array([own_auc.high, other.high]),
             np.array([1.0, -1.0]),
         )
-        n_all = whole.n_members + whole.n_nonmembers
-        difference = Estimate(own_auc.value - other.value, float(ends[0]), float(ends[1]), n_all, confidence)
+        value, n_all = own_auc.value - other.value, len(whole.member)
+        difference = Estimate(value, float(ends[0]), float(ends[1]), n_all, confidence)
     return SliceRow(
         label,
-        n,
+        own.n_members,
         own.n_nonmembers,
         own_auc,
-        Estimate(hits / n, float(low), float(high), n, confidence),
+        tpr_in(band(own, confidence), fpr),
         difference,
         difference.resolvable and not difference.low <= 0 <= difference.high,
     )
-
-
-def _threshold(others: np.ndarray, fpr: float) -> float:
-    """The lowest score above all but `fpr` of the non-members, as in `metrics.tpr_at_fpr`."""
-    allowed = int(np.floor(fpr * len(others) + 1e-9))
-    if allowed >= len(others):
-        return -np.inf
-    return float(np.nextafter(np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed], np.inf))

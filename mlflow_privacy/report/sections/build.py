@@ -11,6 +11,7 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.metrics.groups import slicings_of
 from mlflow_privacy.report.added import added_sections
 from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact, ReportOptions
 from mlflow_privacy.report.sections.attacks import attack_views
@@ -18,7 +19,7 @@ from mlflow_privacy.report.sections.checks import checks
 from mlflow_privacy.report.sections.games import game_views
 from mlflow_privacy.report.sections.measures import measures
 from mlflow_privacy.report.sections.verdict import check_thresholds, finding
-from mlflow_privacy.report.slices import Groups, check_slices, groups_of, most_exposed, shares, slice_risk, trimmed_auc
+from mlflow_privacy.report.slices import check_slices, most_exposed, shares, slice_risk, trimmed_auc
 from mlflow_privacy.report.tables import _brief
 from mlflow_privacy.report.text import headline_attack, headline_fpr
 from mlflow_privacy.types import AuditResult
@@ -86,7 +87,7 @@ def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
     check_slices(options.slices, len(member))
     overall = attack.metrics["auc"]
     slicings, count, corrected = slice_risk(
-        ranks, member, _groups(result, options.slices), fpr=risk_fpr, confidence=overall.confidence
+        ranks, member, slicings_of(result.task, result.y, options.slices), fpr=risk_fpr, confidence=overall.confidence
     )
     fprs = [float(key.removeprefix("tpr_at_fpr_")) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
     return Exposure(
@@ -109,15 +110,6 @@ def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
         trimmed_share=_TRIMMED,
         trimmed=trimmed_auc(ranks, member, _TRIMMED, overall.confidence),
     )
-
-
-def _groups(result: AuditResult, slices: Mapping[str, np.ndarray]) -> dict[str, Groups]:
-    """Classes (or quartiles of the target value), then what the caller named."""
-    own = {"classification": "class", "regression": "target value"}.get(result.task)
-    out = {own: groups_of(result.y)} if own else {}
-    for name, values in slices.items():
-        out[name if name not in out else f"{name} (given)"] = groups_of(values)
-    return out
 
 
 def _processing(result: AuditResult) -> tuple[Fact, ...]:
