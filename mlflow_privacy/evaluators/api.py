@@ -22,9 +22,9 @@ def evaluate(model_uri: Any, **options: Any) -> Any:
       LineageError: members or non-members cannot be found, loaded or verified.
       RecipeError: the recipe or `train_fn` that was given cannot train a reference model.
     """
-    from mlflow.models.evaluation import base
-
     from mlflow_privacy.evaluators.hook import install_privacy_meter_hook
+    from mlflow_privacy.store.mlflow_private import evaluation_module
 
+    base = evaluation_module()
     install_privacy_meter_hook(base)  # also where MLflow did not load the plugin's entry points
     return base.evaluate(model_uri, evaluators=[EVALUATOR], evaluator_config={EVALUATOR: options})

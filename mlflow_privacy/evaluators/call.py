@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_privacy.auditing.options import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.evaluators import EVALUATOR
+from mlflow_privacy.store.mlflow_private import quick_requirement_check
 from mlflow_privacy.store.quiet import no_artifact_bars
-from mlflow_privacy.store.requirements import quick_requirement_check
 from mlflow_privacy.types import AuditResult, AuditTarget
 
 if TYPE_CHECKING:

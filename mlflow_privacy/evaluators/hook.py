@@ -7,10 +7,10 @@ Light, and without MLflow at the top: `plugin.py` loads it while MLflow itself i
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 from mlflow_privacy.evaluators import EVALUATOR
+from mlflow_privacy.store.mlflow_private import rebind_evaluate
 
 _MARK = "_mlflow_privacy_original"
 
@@ -45,10 +45,4 @@ def install_privacy_meter_hook(base: Any) -> None:
     if hasattr(original, _MARK):
         return
     base.evaluate = wrapped = _wrap(original)
-    for module, attribute in (
-        ("mlflow.models.evaluation", "evaluate"),
-        ("mlflow.models", "evaluate"),
-        ("mlflow.models.evaluation.deprecated", "model_evaluate"),
-    ):
-        if getattr(sys.modules.get(module), attribute, None) is original:
-            setattr(sys.modules[module], attribute, wrapped)
+    rebind_evaluate(original, wrapped)

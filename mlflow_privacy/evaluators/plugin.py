@@ -8,9 +8,9 @@ which loads it. No `from __future__ import annotations` here, because MLflow che
 from typing import Optional
 
 from mlflow.data.dataset import Dataset
-from mlflow.utils.import_hooks import register_post_import_hook
 
 from mlflow_privacy.evaluators.hook import install_privacy_meter_hook
+from mlflow_privacy.store.mlflow_private import when_evaluation_is_imported
 
 
 def from_model_lineage(model_uri: str, name: Optional[str] = None, digest: Optional[str] = None) -> Dataset:  # noqa: UP045
@@ -30,4 +30,4 @@ def from_model_lineage(model_uri: str, name: Optional[str] = None, digest: Optio
     return LineageDataset(resolve_target(model_uri), name=name, digest=digest)
 
 
-register_post_import_hook(install_privacy_meter_hook, "mlflow.models.evaluation.base", overwrite=False)
+when_evaluation_is_imported(install_privacy_meter_hook)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlflow.models.evaluation.base import EvaluationResult, ModelEvaluator
+from mlflow.models.evaluation import EvaluationResult, ModelEvaluator
 
 
 class PrivacyMeterEvaluator(ModelEvaluator):

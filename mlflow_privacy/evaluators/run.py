@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
-from mlflow.models.evaluation.base import EvaluationResult
+from mlflow.models.evaluation import EvaluationResult
 
 from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.evaluators.call import LISTENER, Request

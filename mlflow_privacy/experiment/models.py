@@ -143,7 +143,7 @@ def register_model(model: Any, name: str, example: Any) -> str:
     Args:
       example: (2, ...) records, from which the signature is taken.
     """
-    from mlflow_privacy.store.requirements import quick_requirement_check
+    from mlflow_privacy.store.mlflow_private import quick_requirement_check
 
     with quick_requirement_check():
         if isinstance(model, LanguageModel):
@@ -160,7 +160,7 @@ def _register_language_model(model: LanguageModel, name: str) -> str:
     causal = model.objective == "causal_lm"
     options: dict[str, Any] = {}
     if hasattr(model.model, "get_base_model"):  # a peft model: its base is on disk already, where it came from a folder
-        folder = str(getattr(model.model.get_base_model().config, "_name_or_path", "") or "")
+        folder = str(model.model.get_base_model().config.name_or_path or "")
         takes = inspect.signature(mlflow.transformers.log_model).parameters
         if folder and Path(folder).is_dir() and "base_model_path" in takes:
             options["base_model_path"] = str(Path(folder).resolve())

@@ -61,7 +61,7 @@ def named_base(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     if hasattr(live, "state_dict") and hasattr(live, "config"):
         from mlflow_privacy.trainers.text.base import state_digest
 
-        name = str(getattr(live.config, "_name_or_path", "") or "")
+        name = str(getattr(live.config, "name_or_path", "") or "")
         recipe = {**recipe, "base": _full_path(name) if name else None, "base_digest": state_digest(live)}
         return {key: value for key, value in recipe.items() if value is not None}
     return {**recipe, "base": _full_path(base)} if isinstance(base, str) else recipe

@@ -114,4 +114,4 @@ def _remember_source(model: Any, flavor: Mapping[str, Any]) -> None:
     """The name under which training loaded the model: MLflow loads it from its own files, and calls it so."""
     name = str(flavor.get("source_model_name") or "")
     if name:
-        model.config._name_or_path = name
+        model.config.name_or_path = name

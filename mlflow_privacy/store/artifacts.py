@@ -6,32 +6,26 @@ from typing import Any
 
 from mlflow.models.evaluation import artifacts
 
-
-class _LoadedFirst:
-    """`EvaluationResult.save` writes what is in memory; here the content comes from the run first if need be."""
-
-    def _save(self, output_artifact_path: str) -> None:
-        _ = self.content  # type: ignore[attr-defined]
-        super()._save(output_artifact_path)  # type: ignore[misc]
+from mlflow_privacy.store.mlflow_private import LoadedFirst
 
 
-class Image(_LoadedFirst, artifacts.ImageEvaluationArtifact):
+class Image(LoadedFirst, artifacts.ImageEvaluationArtifact):
     """A figure; its content is a PIL image."""
 
 
-class Csv(_LoadedFirst, artifacts.CsvEvaluationArtifact):
+class Csv(LoadedFirst, artifacts.CsvEvaluationArtifact):
     """A table; its content is a DataFrame."""
 
 
-class Parquet(_LoadedFirst, artifacts.ParquetEvaluationArtifact):
+class Parquet(LoadedFirst, artifacts.ParquetEvaluationArtifact):
     """A table; its content is a DataFrame."""
 
 
-class Text(_LoadedFirst, artifacts.TextEvaluationArtifact):
+class Text(LoadedFirst, artifacts.TextEvaluationArtifact):
     """A page or a text; its content is a string."""
 
 
-class Json(_LoadedFirst, artifacts.JsonEvaluationArtifact):
+class Json(LoadedFirst, artifacts.JsonEvaluationArtifact):
     """A document; its content is a dictionary."""
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-import inspect
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,28 +18,13 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.store.mlflow_private import download_file, folder_of, repository_at
 from mlflow_privacy.store.quiet import no_artifact_bars
 
 _THREADS, _AHEAD = 8, 16
 _IDS = 100  # run ids in one query
-
-
-def repository_at(client: MlflowClient, home: str) -> Any:
-    """The artifact repository of a run.
-
-    Args:
-      client: of the tracking server that has the run.
-      home: `run.info.artifact_uri`.
-    """
-    uri = add_databricks_profile_info_to_artifact_uri(home, client.tracking_uri)
-    # Early releases of MLflow 3 know one tracking server a process.
-    known = "tracking_uri" in inspect.signature(get_artifact_repository).parameters
-    return get_artifact_repository(uri, **({"tracking_uri": client.tracking_uri} if known else {}))
 
 
 def homes_of(client: MlflowClient, run_ids: Sequence[str], experiment_id: str) -> dict[str, str]:
@@ -86,7 +70,7 @@ class RunFiles:
         Raises:
           MlflowException: it is not there, or cannot be fetched.
         """
-        if isinstance(self._repository, LocalArtifactRepository):
+        if folder_of(self._repository) is not None:
             yield self._downloaded(path, None)
             return
         with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder:
@@ -147,8 +131,8 @@ class Fetcher:
           StoreError: it is there but cannot be fetched.
         """
         repository = self._repository(run_id)
-        if isinstance(repository, LocalArtifactRepository):
-            return _in_place(repository, path)
+        if (home := folder_of(repository)) is not None:
+            return _in_place(home, path)
         wanted = self._ahead.pop((run_id, path), None) or self._start(run_id, path)
         self._start_next(run_id, path)
         return wanted.result()
@@ -160,8 +144,8 @@ class Fetcher:
           StoreError: it is there but cannot be fetched.
         """
         repository = self._repository(run_id)
-        if isinstance(repository, LocalArtifactRepository):
-            return _in_place(repository, path)
+        if (home := folder_of(repository)) is not None:
+            return _in_place(home, path)
         try:
             if path not in _listed(repository, ""):
                 return None
@@ -192,8 +176,8 @@ class Fetcher:
                 self._ahead[following, path] = self._start(following, path)
 
 
-def _in_place(repository: LocalArtifactRepository, path: str) -> Path | None:
-    found = Path(repository.artifact_dir) / path
+def _in_place(home: Path, path: str) -> Path | None:
+    found = home / path
     return found if found.exists() else None
 
 
@@ -204,7 +188,7 @@ def _listed(repository: Any, parent: str) -> set[str]:
 def _download(repository: Any, run_id: str, path: str, local: Path) -> Path | None:
     """One file in one request; only where that fails, what there is is listed."""
     try:
-        repository._download_file(path, str(local))
+        download_file(repository, path, local)
     except Exception as error:  # each kind of artifact store has its own for "not found"
         try:
             if path not in _listed(repository, path.rpartition("/")[0]):

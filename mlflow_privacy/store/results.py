@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Run, RunTag
@@ -35,6 +36,7 @@ from mlflow_privacy.report.text import (
     verdict,
 )
 from mlflow_privacy.store.experiments import active_run_of
+from mlflow_privacy.store.mlflow_private import dataset_entity, know_inputs, uri_below
 from mlflow_privacy.types import AuditedModel, AuditResult
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def publish(
         version = functools.cache(lambda: client.get_model_version(name, number))  # for both, unless it fails
         _attempt(f"tags of {label}", lambda: _tag_version(client, version().tags, run_id, result))
         _attempt(f"the description of {label}", lambda: _describe_version(client, version().description, run, result))
-    return {path: _uri(run, path) for path in paths}
+    return {path: uri_below(run.info.artifact_uri, path) for path in paths}
 
 
 def evaluation_artifacts(result: AuditResult, paths: Mapping[str, str]) -> dict[str, EvaluationArtifact]:
@@ -218,7 +220,7 @@ def _log_metrics(
     known_models = {m.model_id for m in (inputs.model_inputs if inputs else None) or []}
     new_data = []
     if dataset is not None and (dataset.name, dataset.digest) not in known_data:
-        new_data = [DatasetInput(dataset._to_mlflow_entity(), tags=[])]
+        new_data = [DatasetInput(dataset_entity(dataset), tags=[])]
     new_models = [LoggedModelInput(model_id)] if model_id and model_id not in known_models else []
     if new_data or new_models:
         client.log_inputs(run.info.run_id, datasets=new_data or None, models=new_models or None)
@@ -248,7 +250,7 @@ def _know_inputs(run: Run) -> None:
     """
     active = active_run_of(run.info.run_id)
     if active is not None and run.inputs is not None:
-        active._inputs = run.inputs
+        know_inputs(active, run.inputs)
 
 
 def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
@@ -346,29 +348,40 @@ def _attempt(what: str, write: Callable[[], None]) -> None:
         _logger.warning("Could not write %s: %s The audit run itself is complete.", what, error)
 
 
-def _uri(run: Run, path: str) -> str:
-    """URI of an artifact of a run, by the rules of the artifact store's own scheme."""
-    from mlflow.utils.uri import append_to_uri_path
+def _version_of(client: MlflowClient, model_uri: str) -> tuple[str, str | None]:
+    """Name and version that a URI "models:/..." means, or the id of a logged model and None.
 
-    return append_to_uri_path(run.info.artifact_uri, path)
+    Raises:
+      MlflowException: there is no such version.
+    """
+    name, _, last = urlparse(model_uri, allow_fragments=False).path.strip("/").partition("/")
+    if not last:
+        name, at, alias = name.rpartition("@")
+        return (name, str(client.get_model_version_by_alias(name, alias).version)) if at else (alias, None)
+    if last.isdigit():
+        return name, last
+    if last.lower() == "latest":
+        found = client.search_model_versions(f"name='{name}'", max_results=1, order_by=["version_number DESC"])
+    else:
+        found = client.get_latest_versions(name, [last])
+    if not found:
+        raise MlflowException(f"no version of {name!r} is {last!r}.")
+    return name, str(found[0].version)
 
 
 def _resolve(client: MlflowClient, model_uri: str) -> tuple[AuditedModel, str | None]:
     """The model, and the audit run that its tag names."""
-    from mlflow.store.artifact.utils.models import get_model_name_and_version
-
     if not model_uri.startswith("models:/"):
         return AuditedModel(model_uri, None, None, None, None, ""), None
     try:
-        found = get_model_name_and_version(client, model_uri)
-        if len(found) == 1:
-            tag = client.get_logged_model(found[0]).tags.get("privacy.audit_run")
-            return AuditedModel(model_uri, None, None, found[0], None, ""), tag
-        name, version = found
-        entity = client.get_model_version(name, str(version))
+        name, version = _version_of(client, model_uri)
+        if version is None:
+            tag = client.get_logged_model(name).tags.get("privacy.audit_run")
+            return AuditedModel(model_uri, None, None, name, None, ""), tag
+        entity = client.get_model_version(name, version)
     except MlflowException as error:
         raise StoreError(f"{model_uri} is not in the registry: {error}") from error
-    model = AuditedModel(model_uri, name, str(version), entity.model_id, entity.run_id or None, "")
+    model = AuditedModel(model_uri, name, version, entity.model_id, entity.run_id or None, "")
     return model, entity.tags.get("privacy.audit_run")
 
 
