@@ -34,13 +34,17 @@ _BOOKKEEPING = frozenset(
 )
 
 
-def module_state(module: Any, walk: Walker) -> dict[str, Any]:
-    """Attributes and hooks of one torch module without its submodules; {} where its `extra_repr` says all."""
+def module_state(module: Any, walk: Walker, *, beside_repr: bool = False) -> dict[str, Any]:
+    """Attributes and hooks of one torch module without its submodules.
+
+    Args:
+      beside_repr: what its `extra_repr` says is told beside this, and is left out.
+    """
     cls = type(module)
     if cls.__module__.startswith(_TRACERS):
         return {"graph": _graph(module.graph, walk)} if hasattr(module, "graph") else {}
     told: frozenset[str] = frozenset()
-    if cls.__module__.startswith("torch.nn.modules.") and cls.__name__ in _TOLD_IN_FULL:
+    if beside_repr and cls.__module__.startswith("torch.nn.modules.") and cls.__name__ in _TOLD_IN_FULL:
         told = frozenset(getattr(cls, "__constants__", ()))
     state = {
         name: within(walk, f"{name!r} of a {cls.__qualname__}", value)

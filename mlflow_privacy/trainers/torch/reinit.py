@@ -240,7 +240,7 @@ def describe(module: torch.nn.Module, walk: Walk | None = None) -> dict[str, Any
             first.setdefault(id(tensor), full)
             tensors[own] = [list(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor.requires_grad]
         cls = walk(type(sub))
-        more = {**({} if set(cls) == {"class"} else {"type": cls}), **module_state(sub, walk)}
+        more = {**({} if set(cls) == {"class"} else {"type": cls}), **module_state(sub, walk, beside_repr=True)}
         layers.append([name, cls["class"], _ADDRESS.sub("", sub.extra_repr()), tensors, more])
     kept = {*kept_buffers(module), *_kept_whole_numbers(module), *_frozen_buffers(module)}
     values: dict[str, torch.Tensor] = {name: p for name, p in module.named_parameters() if not p.requires_grad}
