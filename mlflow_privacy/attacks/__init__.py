@@ -26,6 +26,7 @@ from mlflow_privacy.attacks.registry import (
     check_options,
     default_attacks,
     extra_signals,
+    loadable_attacks,
     run_attack,
 )
 from mlflow_privacy.attacks.rmia import rmia, rmia_offline
@@ -45,6 +46,7 @@ __all__ = [
     "gap",
     "lira",
     "lira_offline",
+    "loadable_attacks",
     "loss_threshold",
     "lowercase_ratio",
     "min_k",

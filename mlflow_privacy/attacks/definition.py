@@ -18,8 +18,8 @@ from mlflow_privacy.types import Scores, Signals
 INPUTS = tuple(field.name for field in dataclasses.fields(Signals) if field.name not in ("link", "extra"))
 LINKS = ("link:logit", "link:log", "link:label")
 NEEDS = ("reference", "in", "out", "population", *LINKS)
-# Metrics are called privacy/<attack>/<metric>, and these two are there beside the attacks.
-_TAKEN = ("blind", "fidelity")
+# Metrics are called privacy/<attack>/<metric>, and these are there beside the attacks: two checks and our games.
+_TAKEN = ("blind", "dp", "fidelity", "range", "usage")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +101,9 @@ def check_attack(name: str, attack: Any) -> None:
             faults.append(f"{key} must be a text, got {value!r}")
     for key, given, valid in (("inputs", attack.inputs, INPUTS), ("needs", attack.needs, NEEDS)):
         wrong = [given] if isinstance(given, str) else [word for word in given if word not in valid]
-        faults += [f"{key} has {word!r}{nearest(word, valid) or '; valid are ' + ', '.join(valid)}" for word in wrong]
+        faults += [f"{key} has {word!r}{nearest(word, valid, listed=True)}" for word in wrong]
     faults += [
-        f"extras has {kind!r}{nearest(kind, EXTRAS) or '; valid are ' + ', '.join(EXTRAS)}"
-        for kind in attack.extras
-        if kind not in EXTRAS
+        f"extras has {kind!r}{nearest(kind, EXTRAS, listed=True)}" for kind in attack.extras if kind not in EXTRAS
     ]
     if not set(attack.needs) & set(LINKS):
         faults.append(f"needs must name a link that it can work with: {', '.join(LINKS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -98,6 +99,19 @@ def default_attacks(
     if link == "label":
         return ("gap",)
     return ("rmia", "rmia_offline", "lira", "population") if has_references else ("population", "loss")
+
+
+def loadable_attacks() -> dict[str, Attack]:
+    """All attacks but those of installed packages that are broken, which nobody has asked for here.
+
+    >>> "rmia" in loadable_attacks()
+    True
+    """
+    found = {}
+    for name in ATTACKS:
+        with contextlib.suppress(ConfigError):
+            found[name] = ATTACKS[name]
+    return found
 
 
 def extra_signals(names: Iterable[str], options: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:

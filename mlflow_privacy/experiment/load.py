@@ -350,15 +350,21 @@ def _attack_faults(audit: Mapping[str, Any]) -> list[str]:
     given = audit.get("attack_options")
     named_options: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     named += [(f"audit.attack_options.{word}", word) for word in named_options]
-    faults = []
+    faults: list[str] = []
+    options_of: dict[str, Mapping[str, Any]] = {}
     for path, word in named:
         if isinstance(word, str) and attack_name(word) not in ATTACKS:
             hint = nearest(word, ATTACKS, cutoff=0.5, shown=str, listed=True)
             faults.append(f"{path}: unknown attack {word!r}{hint}")
+        elif isinstance(word, str):
+            try:
+                options_of[word] = ATTACKS[attack_name(word)].options
+            except ConfigError as error:  # of an installed package that is broken
+                faults.append(f"{path}: {error}")
     for word, options in named_options.items():
-        known = ATTACKS[attack_name(word)].options if attack_name(word) in ATTACKS else None
-        if known is None or not isinstance(options, Mapping):
+        if word not in options_of or not isinstance(options, Mapping):
             continue
+        known = options_of[word]
         for key in options:
             if key not in known:
                 hint = nearest(key, known, cutoff=0.5, shown=str, listed=True)

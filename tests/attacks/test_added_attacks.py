@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from packages import as_new, install
 
-from mlflow_privacy.attacks import ATTACKS, attack, available, default_attacks, run_attack
+from mlflow_privacy.attacks import ATTACKS, attack, available, default_attacks, loadable_attacks, run_attack
 from mlflow_privacy.attacks.own import OWN
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.types import Scores, Signals
@@ -116,9 +116,9 @@ def test_no_attack_of_ours_is_replaced(name):
     assert ATTACKS[name] is OWN[name]
 
 
-@pytest.mark.parametrize("name", ["blind", "fidelity"])
+@pytest.mark.parametrize("name", ["blind", "fidelity", "dp"])
 def test_names_of_other_figures_are_refused(name):
-    with pytest.raises(ConfigError, match="none of blind, fidelity"):
+    with pytest.raises(ConfigError, match="none of blind, dp, fidelity"):
         attack(name, **WORDS)(lambda target: target)
 
 
@@ -155,6 +155,13 @@ def test_config_files_take_an_installed_attack_with_its_options(acme):
     assert "did you mean scale" in fault
     (fault,) = _attack_faults({"algorithm": "acm"})
     assert "did you mean acme" in fault
+    unknown, broken = _attack_faults({"attacks": ["rmai", "gone"], "attack_options": {"acme": {"scale": 2.0}}})
+    assert "did you mean rmia" in unknown
+    assert "audit.attacks: 'gone' of acme_attack" in broken
+
+
+def test_lists_of_attacks_leave_out_those_that_cannot_be_had(acme):
+    assert list(loadable_attacks()) == [*OWN, "acme"]
 
 
 def test_the_command_lists_installed_attacks_and_names_those_that_cannot_be_had(acme):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks import ATTACKS, available, run_attack
+from mlflow_privacy.attacks import ATTACKS, available, loadable_attacks, run_attack
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest
 from mlflow_privacy.games.game import Game, GameEvidence, Question
@@ -218,7 +218,7 @@ class RangeGame(Game):
     def check(self, target: AuditTarget, n_references: int, attacks: Sequence[str] | None) -> None:
         wanted = self.options.attack
         if attacks is not None and wanted is not None and (wanted not in ATTACKS or ATTACKS[wanted].extras):
-            usable = ", ".join(name for name, attack in ATTACKS.items() if not attack.extras)
+            usable = ", ".join(name for name, attack in loadable_attacks().items() if not attack.extras)
             raise ConfigError(
                 f"game_options attack={wanted!r} cannot score the samples of a range; there are {usable}, without "
                 "further signals."
