@@ -12,6 +12,7 @@ import numpy as np
 from mlflow_privacy.errors import DesignError
 
 Task = Literal["classification", "regression", "language"]
+_LOGGED_GROUPS = 20  # each is a dozen metrics
 Link = Literal["logit", "log", "label"]
 
 
@@ -101,9 +102,11 @@ class AuditedModel:
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Where one part of the pool came from, and whether its logged digest was verified.
+    """Where one part of the pool came from, and whether it is what was logged.
 
-    role: "members" | "non_members" | "population". status: "verified" | "overridden" | "no digest" | "given".
+    role: "members" | "non_members" | "population". status: "verified" (by a SHA-256 of all values) | "weakly verified"
+    (by MLflow's own digest) | "overridden" | "no digest" | "given". compared: in words, what was compared with what was
+    logged. sha256: of all values that were read, whatever was logged.
     """
 
     role: str
@@ -112,6 +115,42 @@ class DataSource:
     n_records: int
     digest: str | None = None
     status: str = "given"
+    compared: str = ""
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """Records that occur more than once in the data of an audit, and what its figures are about because of them.
+
+    Attributes:
+      basis: "unique" (records that occur once), "balanced" (nearly all occur more than once: one copy of each, members
+        and non-members in one ratio at each number of copies) or "distinct" (copies were made after the split: one copy
+        of each). See `lineage.copies`.
+      members, nonmembers: training records and held-out ones that have a copy, on either side.
+      on_both: distinct records that are on both sides.
+    """
+
+    basis: str
+    members: int
+    nonmembers: int
+    on_both: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedQuality:
+    """How well a model did on its training data, as its training run logged it.
+
+    Attributes:
+      kind: "accuracy" | "r2".
+      name: of the metric.
+      exact: of the finished model on just these records; else of its last epoch, say, which may be somewhat off.
+    """
+
+    kind: str
+    value: float
+    name: str
+    exact: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +162,19 @@ class AuditTarget:
       population: records no audited model trained on, or None: the non-members stand in.
       recipe: None if reference models cannot be trained; `recipe_problem` then says why.
       recipe_problem: one sentence with the remedy, "" if there is a recipe.
-      n_duplicates: exact duplicates of members that were left out of the non-members.
+      n_duplicates: held-out records that are copies of members: in the pool, but no non-members.
       warnings: sentences for the report.
       always: (n,) bool over `pool`, members that every reference trains on too and that nobody asks about: where
         canaries were logged, all members but these. None for no such records.
       claims: {"epsilon", "delta", "source"}: what the training says of its own differential privacy; empty if nothing.
+      copies: of records that occur more than once; None where there are none, or nobody has looked yet.
+      scored: (n,) bool over `pool`, the records that figures are about; None for all.
+      repeated: (n,) bool, one copy each of records that are trained on more than once and that can be compared with
+        each other; None for none.
+      quality: what the training logged of the model's quality on its members; None if nothing.
+      n_trained: records that the lineage says the model trained on, copies and all; None if not known.
+      doubts: sentences on why the members may not be the records that the model was trained on.
+      label_name: name of the label column, "" if it has none that is known.
     """
 
     model: AuditedModel
@@ -142,6 +189,13 @@ class AuditTarget:
     warnings: tuple[str, ...] = ()
     always: np.ndarray | None = None
     claims: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    copies: Copies | None = None
+    scored: np.ndarray | None = None
+    repeated: np.ndarray | None = None
+    quality: LoggedQuality | None = None
+    n_trained: int | None = None
+    doubts: tuple[str, ...] = ()
+    label_name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +312,29 @@ class Roc:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupResult:
+    """An attack on one group of records: its members against its own non-members, by thresholds of its own.
+
+    Attributes:
+      slicing, label: such as "class" and "1".
+      name: the same as a part of a metric's name, such as "class_1".
+      metrics: "auc" and the TPRs at FPRs above 0, with intervals that hold for all groups at once.
+      worse: the metrics in which the group is significantly more exposed than all other records, lowest FPR first;
+        empty if none, or if it was not compared.
+      others: those metrics of all other records.
+    """
+
+    slicing: str
+    label: str
+    name: str
+    n_members: int
+    n_nonmembers: int
+    metrics: Mapping[str, Estimate]
+    worse: tuple[str, ...] = ()
+    others: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class AttackResult:
     """One attack on the whole pool.
 
@@ -266,6 +343,9 @@ class AttackResult:
       scores: over the pool.
       metrics: "auc", "tpr_at_fpr_0.1", …, "tpr_at_fpr_0", "balanced_accuracy", "advantage".
       options: what the attack ran with (γ, a, …).
+      joint: TPRs at the FPRs that a verdict looks at, with intervals that hold for all of these FPRs at once.
+      groups: each group of records by itself, the most exposed first; empty where there is nothing to compare.
+      worst_group: "auc" and the TPRs of the most exposed group; of all records where no group could be measured.
     """
 
     name: str
@@ -276,6 +356,9 @@ class AttackResult:
     roc: Roc
     metrics: Mapping[str, Estimate]
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    joint: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+    groups: tuple[GroupResult, ...] = ()
+    worst_group: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,6 +403,20 @@ class Fidelity:
 
 
 @dataclasses.dataclass(frozen=True)
+class Repeated:
+    """What the attacks reach on records that were trained on more than once, against each other.
+
+    Attributes:
+      n_members, n_nonmembers: such records, each counted once.
+      metrics: as those of an `AttackResult`, by attack; empty where either side has too few.
+    """
+
+    n_members: int
+    n_nonmembers: int
+    metrics: Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Evidence:
     """What an audit was made of: kept in memory beside the result, never part of its JSON.
 
@@ -355,6 +452,10 @@ class AuditResult:
       evidence: memberships and signals behind the scores, for whoever stores them; not in the JSON.
       slices: (n,) values over the audited records by the name of a column, for the report alone.
       content: what the report shows of a record, by row id; None shows row ids alone.
+      label_name: name of the label column, "" if it has none that is known.
+      n_duplicates: held-out records that are copies of training records: neither members nor non-members.
+      copies: all records that occur more than once, and what the figures are about because of them; None for none.
+      repeated: how exposed those are, where that was asked for.
     """
 
     model: AuditedModel
@@ -377,22 +478,38 @@ class AuditResult:
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     games: Mapping[str, GameResult] = dataclasses.field(default_factory=dict)
+    copies: Copies | None = None
+    repeated: Repeated | None = None
+    label_name: str = ""
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
     slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     content: Mapping[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Flat metrics `privacy/<attack>/<metric>`, with `_low` and `_high`; what is not resolvable is absent."""
+        """Flat metrics `privacy/<attack>/<metric>`, with `_low` and `_high`; what is not resolvable is absent.
+
+        Those of the most exposed group are `privacy/<attack>/worst_group/<metric>`, for the attack of the verdict also
+        those of the 20 most exposed groups, `privacy/<attack>/group/<name>/<metric>`. Those of repeated records are
+        `privacy/<attack>/repeated/<metric>`.
+        """
         out: dict[str, float] = {}
         for attack in self.attacks:
-            for key, estimate in attack.metrics.items():
-                if estimate.resolvable:
-                    out.update(flat_estimate(f"privacy/{attack.name}/{key}", estimate))
+            parts = {"": attack.metrics, "worst_group/": attack.worst_group}
+            if attack.name == self.headline:
+                parts |= {f"group/{group.name}/": group.metrics for group in attack.groups[:_LOGGED_GROUPS]}
+            for part, metrics in parts.items():
+                for key, estimate in metrics.items():
+                    if estimate.resolvable:
+                        out.update(flat_estimate(f"privacy/{attack.name}/{part}{key}", estimate))
         for name, game in self.games.items():
             for key, estimate in game.metrics.items():
                 if estimate.resolvable:
                     out.update(flat_estimate(f"privacy/{name}/{key}", estimate))
+        for name, metrics in (self.repeated.metrics if self.repeated else {}).items():
+            for key, estimate in metrics.items():
+                if estimate.resolvable:
+                    out.update(flat_estimate(f"privacy/{name}/repeated/{key}", estimate))
         if self.blind is not None:
             out.update(flat_estimate("privacy/blind/auc", self.blind))
         for who, values in (("target", self.fidelity.target), ("reference", self.fidelity.reference)):

@@ -38,10 +38,12 @@ class AuditOptions(LineageOptions):
     attacks: Sequence[str] | None = None
     attack_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     num_ref_models: int = Field(default=8, ge=0)
-    reference_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
+    reference_fraction: Literal["auto"] | Annotated[float, Field(gt=0.0, lt=1.0)] = "auto"
+    verify_references: bool | Literal["auto"] = "auto"
     fprs: Sequence[Annotated[float, Field(ge=0.0, le=1.0)]] = DEFAULT_FPRS
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     blind_baseline: bool = True
+    score_duplicates: bool = False
     data_size: int | None = Field(default=None, ge=4)
     num_queries: int = Field(default=2, ge=1)
     # The question asked; the attacks run for every one of them. See docs/games.md.
@@ -53,6 +55,8 @@ class AuditOptions(LineageOptions):
     executor: Annotated[str, BeforeValidator(executor_name)] = "auto"
     n_workers: Annotated[int | None, Field(ge=1), no_bool("a whole number")] = None
     progress: bool | Literal["auto"] = "auto"
+    # What the caller explicitly allows; more of it in `LineageOptions`.
+    allow_unfamiliar_members: bool = False
     # What the report shows.
     thresholds: Mapping[str, float] = Field(default_factory=dict)
     slices: Sequence[str] = ()

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlflow_privacy.auditing.blind import BASELINE_CONFIDENCE
 from mlflow_privacy.auditing.blind_memory import remembered_baseline
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
+from mlflow_privacy.auditing.familiar import check_familiar, check_logged_quality
 from mlflow_privacy.auditing.findings import (
     describe_references,
     environment,
@@ -26,11 +28,11 @@ from mlflow_privacy.auditing.findings import (
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import in_canonical_order, questions
 from mlflow_privacy.auditing.records_view import check_slices, column
-from mlflow_privacy.auditing.references import NoStore, Store, ensure, too_big
-from mlflow_privacy.auditing.scores import attack_result, stack_signals
-from mlflow_privacy.design import Design
-from mlflow_privacy.fingerprint import data_digest
+from mlflow_privacy.auditing.references import NoStore, Store, design_for, ensure, number_of_references, too_big
+from mlflow_privacy.auditing.repeated import ask_repeated, score_repeated
+from mlflow_privacy.auditing.scores import attack_result, each_by_group, stack_signals
 from mlflow_privacy.games.game import GameEvidence, make_game
+from mlflow_privacy.metrics.groups import slicings_of
 from mlflow_privacy.types import AuditResult, AuditTarget
 
 # Live objects, or reported elsewhere.
@@ -57,15 +59,14 @@ def audit(
 
     Raises:
       ConfigError: an attack cannot run with these options or this model.
+      LineageError: the members are not the records that the model was trained on, and that is not allowed.
       DesignError: the pool is too small, or `num_ref_models` does not fit `reference_fraction`.
       SignalError: the model gives nothing that an attack can use.
     """
     options, store, clock = options or AuditOptions(), store or NoStore(), Clock(timings)
     target = in_canonical_order(target)
-    always = target.always if target.always is not None and target.always.any() else None
-    pool_digest = data_digest(target.pool)
-    design = Design(pool_digest, len(target.pool), options.random_seed, options.reference_fraction, always)
-    count = options.num_ref_models if target.recipe is not None else 0
+    design = design_for(target, options)
+    count = number_of_references(target, design, options)
     problem = too_big(target, design, options, store) if count else ""
     if problem:
         target, count = dataclasses.replace(target, recipe_problem=problem), 0
@@ -77,12 +78,15 @@ def audit(
     asked, member = ask.pool, np.asarray(target.membership, bool)[ask.rows]
     check_slices(asked, options.slices)
     further = game.questions(target, asked)
-    ask = ask.also(further)
+    aside = ask_repeated(target, design, options)
+    ask = ask.also((*further, *aside))
     clock.lap("digests")
 
     names, answers = ask_target(target, ask, options, has_references=count > 0)
     own, own_further = ask.split(answers)
     game.check(target, count, names)
+    allow = options.allow_unfamiliar_members
+    doubts = check_logged_quality(target, own[0], member, asked.y, allow=allow)
     clock.lap("target signals")
 
     references = None
@@ -103,23 +107,33 @@ def audit(
             executor=options.executor,
             n_workers=options.n_workers,
             progress=options.progress,
+            verify=options.verify_references,
         )
+    doubts += check_familiar(target, own[0], member, references, allow=allow)
     clock.lap("references")
 
     signals = stack_signals(own, references, member)
     attacks = tuple(attack_result(name, signals, member, options) for name in names)
     headline = options.headline or names[0]
+    slices = {name: column(asked, name) for name in options.slices}
+    attacks = each_by_group(attacks, member, slicings_of(target.task, asked.y, slices), headline, options)
     clock.lap("attacks")
 
-    reference_further = () if references is None else references.further
-    evidence = GameEvidence(target, asked, member, signals, attacks, headline, further, own_further, reference_further)
+    of_game = slice(len(further))
+    reference_further = () if references is None else tuple(each[of_game] for each in references.further)
+    said = (own_further[of_game], reference_further)
+    evidence = GameEvidence(target, asked, member, signals, attacks, headline, further, *said)
     answer = game.answer(evidence)
     if answer is not None:
         clock.lap(f"game {game.name}")
 
+    repeated = None
+    if aside:
+        repeated = score_repeated(aside[0], own_further[-1], references, signals, target, design, names, options)
+
     blind = None
     if options.blind_baseline:
-        seed, confidence = options.random_seed, options.confidence
+        seed, confidence = options.random_seed, max(options.confidence, BASELINE_CONFIDENCE)
         blind = remembered_baseline(
             asked, member, data_digest=ask.keys[0], seed=seed, confidence=confidence, memory=store
         )
@@ -140,13 +154,16 @@ def audit(
         n_population=int((~member).sum()) if target.population is None else len(target.population),
         population_is_nonmembers=target.population is None,
         n_duplicates=target.n_duplicates,
+        copies=target.copies,
+        repeated=repeated,
+        label_name=target.label_name,
         options=options.model_dump(exclude=_HIDDEN, mode="python"),
         pool_digest=design.pool_digest,
         timings=clock.laps,
         environment=environment(options.device),
         games={} if answer is None else {game.name: answer},
         evidence=evidence_of(target, signals, references),
-        slices={name: column(asked, name) for name in options.slices},
+        slices=slices,
         content=exposed_content(asked, attacks) if options.show_records else None,
     )
-    return dataclasses.replace(result, warnings=find_warnings(result, target))
+    return dataclasses.replace(result, warnings=(*doubts, *find_warnings(result, target)))

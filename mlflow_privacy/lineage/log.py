@@ -17,6 +17,7 @@ from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.files import read_path, write_table
 from mlflow_privacy.lineage.manifest import (
     ROLES,
+    SHA256_TAG,
     SPLIT,
     Entry,
     Manifest,
@@ -28,6 +29,7 @@ from mlflow_privacy.lineage.recipe import named_base, plain_recipe
 from mlflow_privacy.lineage.records import named_texts
 from mlflow_privacy.lineage.sources import read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+from mlflow_privacy.store.mlflow_private import address_on_server, dataset_entity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -360,9 +362,8 @@ def _artifact_source(client: Any, home: str, path: str) -> Any:
     tracking = client.tracking_uri
     if urlparse(tracking).scheme not in ("http", "https"):
         return None
-    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
-
-    return _source_of_uri(_without_password(MlflowArtifactsRepository.resolve_uri(uri, tracking)))
+    address = address_on_server(uri, tracking)
+    return None if address is None else _source_of_uri(_without_password(address))
 
 
 def _without_password(url: str) -> str:
@@ -376,7 +377,7 @@ def _without_password(url: str) -> str:
 
 
 def _source_of_uri(uri: str | None) -> Any:
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    import mlflow
     from mlflow.exceptions import MlflowException
 
     if uri is None:
@@ -384,7 +385,7 @@ def _source_of_uri(uri: str | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "can be interpreted in multiple ways" is said of every local file
         try:
-            return resolve_dataset_source(uri)
+            return mlflow.data.from_numpy(np.zeros(1), source=uri).source  # the documented way from a URI to a source
         except MlflowException:
             return None
 
@@ -407,6 +408,6 @@ def _dataset_input(table: Table, source: Any, name: str, sha256: str, context: s
             dataset = from_pandas(table.x, source=source, name=name)
         else:
             dataset = from_numpy(table.x, source=source, targets=table.y, name=name)  # type: ignore[arg-type]
-        entity = dataset._to_mlflow_entity()
-    tags = [InputTag("mlflow.data.context", context), InputTag("privacy.sha256", sha256)]
+        entity = dataset_entity(dataset)
+    tags = [InputTag("mlflow.data.context", context), InputTag(SHA256_TAG, sha256)]
     return DatasetInput(entity, tags)

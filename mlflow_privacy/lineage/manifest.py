@@ -20,6 +20,7 @@ FOLDER = "privacy/lineage"
 FILE = "lineage.json"
 FORMAT = 1
 ROLES = ("train", "holdout", "population")
+SHA256_TAG = "privacy.sha256"  # of a dataset input, of all values of the data
 SPLIT = "split"  # the entry of a mask over a data set that MLflow itself recorded
 
 

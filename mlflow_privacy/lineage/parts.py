@@ -12,7 +12,7 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
-from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Entry, Manifest, read_canaries, read_rows
+from mlflow_privacy.lineage.manifest import ROLES, SHA256_TAG, SPLIT, Entry, Manifest, read_canaries, read_rows
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
@@ -29,6 +29,7 @@ CONTEXTS = {
 _ROLE_OF = {context: role for role, contexts in CONTEXTS.items() for context in contexts}
 _OWN_SOURCE = "mlflow_privacy_lineage"  # the pool that an earlier audit logged as its own input
 _CONTEXT_TAG = "mlflow.data.context"
+ALL_VALUES = "SHA-256 of all values"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Input:
 
     dataset: Any
     context: str  # "" if it was logged without one
+    sha256: str | None = None  # of all values, where `log_lineage` logged it
 
     @property
     def role(self) -> str | None:
@@ -64,6 +66,8 @@ class Part:
     prompt: str | None = None
     note: str = ""
     canaries: np.ndarray | None = None
+    compared: str = ""
+    complete: bool = True  # whether that was every value
 
 
 @dataclasses.dataclass
@@ -123,9 +127,10 @@ def _inputs_of(run: Any) -> list[Input]:
     """Dataset inputs of a run, each once; pools that audits logged are none."""
     found: dict[tuple[str, str], Input] = {}
     for item in run.inputs.dataset_inputs:
-        context = next((tag.value for tag in item.tags or [] if tag.key == _CONTEXT_TAG), "")
+        tags = {tag.key: tag.value for tag in item.tags or []}
         if item.dataset.source_type != _OWN_SOURCE:
-            found.setdefault((item.dataset.name, item.dataset.digest), Input(item.dataset, context))
+            logged = Input(item.dataset, tags.get(_CONTEXT_TAG, ""), tags.get(SHA256_TAG))
+            found.setdefault((item.dataset.name, item.dataset.digest), logged)
     return list(found.values())
 
 
@@ -186,7 +191,13 @@ def _given_parts(
     if table_digest(table) != entry.sha256:
         note = f"The {role} data that was passed is not what was logged for this model; it was used all the same."
         return [dataclasses.replace(part, note=note)]
-    part = dataclasses.replace(part, digest=entry.sha256, status="verified", targets=options.targets or entry.targets)
+    part = dataclasses.replace(
+        part,
+        digest=entry.sha256,
+        status="verified",
+        compared=ALL_VALUES,
+        targets=options.targets or entry.targets,
+    )
     return _rows_of(part, entry, files)
 
 
@@ -210,7 +221,7 @@ def _manifest_parts(
     if status == "overridden" and not options.allow_digest_mismatch:
         text = mismatch(where, str(entry.sha256)[:16], str(digest)[:16], logged_rows=entry.n, rows=len(table))
         raise DigestMismatch(text)
-    found = Found(table, where, entry.sha256, status)
+    found = Found(table, where, entry.sha256, status, ALL_VALUES if status == "verified" else "")
     return _rows_of(_part(entry.role, found, entry.role, entry.role, targets), entry, files)
 
 
@@ -236,7 +247,18 @@ def _entry_table(
 
 
 def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) -> Part:
-    return Part(role, found.table, prefix, name, found.source, found.digest, found.status, targets=targets)
+    return Part(
+        role,
+        found.table,
+        prefix,
+        name,
+        found.source,
+        found.digest,
+        found.status,
+        targets=targets,
+        compared=found.compared,
+        complete=found.complete,
+    )
 
 
 def _rows_of(part: Part, entry: Entry, files: RunFiles | None) -> list[Part]:
@@ -253,6 +275,18 @@ def _rows_of(part: Part, entry: Entry, files: RunFiles | None) -> list[Part]:
         rows["holdout"] = rows["holdout"][np.isin(rows["holdout"], part.canaries)]
     prefix = "data" if len(rows) > 1 else part.prefix
     return [dataclasses.replace(part, role=role, index=index, prefix=prefix) for role, index in rows.items()]
+
+
+def _by_sha256(found: Found, sha256: str | None, *, allow_mismatch: bool) -> Found:
+    """What was loaded, held against the SHA-256 that `log_lineage` logged with the input, if it did."""
+    if sha256 is None or found.status == "overridden":
+        return found
+    digest = table_digest(found.table)
+    if digest == sha256:
+        return dataclasses.replace(found, digest=sha256, status="verified", compared=ALL_VALUES, complete=True)
+    if not allow_mismatch:
+        raise DigestMismatch(mismatch(found.source, sha256[:16], digest[:16]))
+    return dataclasses.replace(found, status="overridden", compared="")
 
 
 def _sole_input(inputs: Sequence[Input]) -> Input:
@@ -277,6 +311,7 @@ def _input_parts(role: str, inputs: Sequence[Input], options: LineageOptions, pr
                 split=item.context,
                 allow_mismatch=options.allow_digest_mismatch,
             )
+            found = _by_sha256(found, item.sha256, allow_mismatch=options.allow_digest_mismatch)
         except (LineageError, UnsafeError) as error:
             problems.add(role, f"its input {item}: {error}", error)
             continue

@@ -12,6 +12,7 @@ from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.tables import PAIRS, Table, as_table
 
 _MAX_DIGEST_ROWS = 10_000  # mlflow.data hashes no more
+_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +33,55 @@ class Reading:
 
     def digest(self) -> str:
         """As mlflow.data computes it."""
-        from mlflow.data.digest_utils import compute_numpy_digest, compute_pandas_digest
+        import mlflow
+        from mlflow.data.code_dataset_source import CodeDatasetSource
 
+        source = CodeDatasetSource(tags={})  # no part of the digest
         if self.kind == "numpy":
-            return compute_numpy_digest(self.data, self.y)
+            return mlflow.data.from_numpy(self.data, source=source, targets=self.y).digest
         if self.kind == "polars":
-            from mlflow.data.polars_dataset import hash_polars_df
-
-            return hash_polars_df(self.data)
+            return mlflow.data.from_polars(self.data, source=source).digest
         frame = self.data
         if self.kind == "hugging_face":
-            if hasattr(frame, "iloc"):
-                frame = frame.head(_MAX_DIGEST_ROWS)
-            else:
-                frame = next(frame.to_pandas(batch_size=_MAX_DIGEST_ROWS, batched=True))
+            frame = frame.head(_MAX_DIGEST_ROWS) if hasattr(frame, "iloc") else _first_rows(frame)
         elif not hasattr(frame, "iloc"):
             frame = frame.to_pandas()
-        return compute_pandas_digest(frame)
+        return mlflow.data.from_pandas(frame, source=source).digest
+
+    def covered(self) -> tuple[str, bool]:
+        """What its digest says something about, in words, and whether that is every value."""
+        if self.kind == "numpy":
+            arrays = [array for array in (self.data, self.y) if array is not None]
+            whole = all(array.size <= _MAX_DIGEST_ROWS and not array.dtype.hasobject for array in arrays)
+            text = "all numbers" if whole else f"the shapes and the first {_MAX_DIGEST_ROWS:,} numbers of each array"
+            return text, whole
+        if self.kind == "polars":
+            return "all values", True
+        n, frame = len(self), self.data
+        head = frame.head(_MAX_DIGEST_ROWS) if hasattr(frame, "iloc") else _first_rows(frame)
+        hashed = set(head.select_dtypes(include=[np.number]).columns)
+        blind = [
+            str(name)
+            for name in head.columns
+            if name not in hashed and not all(isinstance(value, str) for value in head[name])
+        ]
+        text = "all rows" if n <= _MAX_DIGEST_ROWS else f"the first {_MAX_DIGEST_ROWS:,} of {n:,} rows"
+        if blind:
+            more = f" and {len(blind) - _SHOWN} more" if len(blind) > _SHOWN else ""
+            text += f" without the columns {', '.join(blind[:_SHOWN])}{more}, which are neither numbers nor strings"
+        return text, not blind and n <= _MAX_DIGEST_ROWS
+
+    def misfits(self, profile: Mapping[str, Any]) -> list[str]:
+        """What the logged profile says otherwise: the digest need not cover it."""
+        found = {"num_rows": len(self)}
+        if hasattr(self.data, "iloc") and self.kind != "numpy":
+            found["num_elements"] = int(self.data.size)
+        words = {"num_rows": "rows", "num_elements": "values"}
+        return [
+            f"{found[key]:,} {words[key]}, {int(profile[key]):,} were logged"
+            for key in found
+            if isinstance(profile.get(key), int) and profile[key] != found[key]
+        ]
 
     def table(self) -> Table:
         if self.kind == "numpy":
@@ -57,6 +90,11 @@ class Reading:
                 return as_table(self.whole, targets=self.targets)
             return Table(self.data, y) if y is None else as_table((self.data, y))
         return as_table(self.data, targets=self.targets)
+
+
+def _first_rows(data: Any) -> Any:
+    """The frame of a Hugging Face dataset that mlflow.data hashes."""
+    return next(data.to_pandas(batch_size=_MAX_DIGEST_ROWS, batched=True))
 
 
 def readings(

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import LineageError, UnsafeError
+from mlflow_privacy.lineage.doubts import weakly_verified
 from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
+from mlflow_privacy.lineage.quality import logged_quality
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
 from mlflow_privacy.lineage.records import for_model, infer_task, same_form, text_records, to_records
+from mlflow_privacy.lineage.tables import table_digest
 from mlflow_privacy.lineage.text_model import with_settings
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, DataSource, Records
@@ -40,8 +43,8 @@ def resolve_target(
 
     What `options` holds (`train`, `holdout`, `population`, `targets`, `recipe`) wins over what
     `mlflow_privacy.log_lineage` wrote, and that over the dataset inputs of the source run. Loaded data is verified
-    against its logged digest. Exact duplicates of members are left out of the non-members, and both out of the
-    population.
+    against its logged digest. Records that occur more than once are known (`lineage.copies`); records of the pool are
+    left out of the population.
 
     Args:
       model: URI, or a loaded pyfunc model; see `resolve_model`.
@@ -80,22 +83,21 @@ def resolve_target(
     settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
     records = _records(parts, options, found, problems, (settings.get("text"), settings.get("prompt")))
     if not records["train"] or not records["holdout"] or problems.fatal or any(r == "train" for r, _ in problems.lines):
-        raise _lineage_error(label, run, audited.run_id, inputs, records, problems)
+        raise _lineage_error(label, run, audited.run_id, inputs, parts, records, problems)
     notes.extend(f"Left out: {text}." for _, text in problems.lines)
     notes.extend(_status_notes(parts))
+    weak, doubts = weakly_verified(client, run, parts)
+    notes.extend(weak)
     try:
         members = _joined(records["train"], "members")
         non_members = _joined(records["holdout"], "non-members")
-        pool, membership, n_duplicates = build_pool(members, non_members)
+        fixed = _fixed(parts, members)
+        built = build_pool(members, non_members, fixed)
+        pool, membership = built.records, built.membership
         population, outside = _population(records["population"], pool, options)
     except LineageError as error:
         raise LineageError(f"{label} cannot be audited: {error}. {_remedy()}") from error
     notes.extend(outside)
-    if n_duplicates > 0.1 * len(non_members):
-        notes.append(
-            f"{n_duplicates} of {len(non_members)} held-out records are exact copies of training records and were left "
-            "out: check how the data was split."
-        )
     native = audited.native
     if isinstance(native, LanguageModel):
         native = with_settings(native, settings, pool)
@@ -103,7 +105,7 @@ def resolve_target(
     loss = settings.get("loss")
     task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
     pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
-    always = _always(parts, pool, membership)
+    always = None if fixed is None else membership & np.isin(pool.row_ids, members.row_ids[fixed])
     recipe, problem = resolve_recipe(native, options, logged=manifest.recipe, params=params, task=task, pool=pool)
     _logger.info("%s: %d members, %d non-members, %s", label, membership.sum(), (~membership).sum(), task)
     return AuditTarget(
@@ -115,10 +117,17 @@ def resolve_target(
         recipe=recipe,
         recipe_problem=problem,
         sources=tuple(_data_source(part) for part in parts),
-        n_duplicates=n_duplicates,
+        n_duplicates=built.n_duplicates,
         warnings=tuple(notes),
         always=always,
+        copies=built.copies,
+        scored=built.scored,
+        repeated=built.repeated,
         claims=claimed_privacy(manifest.recipe, params, {} if run is None else dict(run.data.metrics)),
+        quality=logged_quality(client, run, audited.model_id, task),
+        n_trained=sum(len(part) for part in records["train"]),
+        doubts=tuple(doubts),
+        label_name=_label_name(parts),
     )
 
 
@@ -165,6 +174,12 @@ def _part_records(
     )
 
 
+def _label_name(parts: Sequence[Part]) -> str:
+    """Name of the label column, as the lineage or the training data itself gives it."""
+    named = (part.targets or part.table.targets for part in parts if part.role == "train")
+    return next((str(name) for name in named if name), "")
+
+
 def _joined(parts: Sequence[Records], what: str) -> Records:
     """All parts of a role as one."""
     return Records.concat([parts[0], *(same_form(parts[0], part, what) for part in parts[1:])])
@@ -185,13 +200,13 @@ def _population(parts: Sequence[Records], pool: Records, options: LineageOptions
     return subsample(population, options.population_size, options.random_seed), notes
 
 
-def _always(parts: Sequence[Part], pool: Records, membership: np.ndarray) -> np.ndarray | None:
-    """(n,) bool: members that are no canaries; None where no canaries were logged."""
+def _fixed(parts: Sequence[Part], members: Records) -> np.ndarray | None:
+    """(n_members,) bool: members that are no canaries; None where no canaries were logged."""
     named = [part for part in parts if part.role == "train" and part.canaries is not None]
     if not named:
         return None
     canaries = [f"{part.prefix}:{i}" for part in named for i in (() if part.canaries is None else part.canaries)]
-    return membership & ~np.isin(pool.row_ids, canaries)
+    return ~np.isin(members.row_ids, canaries)
 
 
 def _cast_labels(records: Records, task: str) -> Records:
@@ -207,7 +222,10 @@ def _cast_labels(records: Records, task: str) -> Records:
 
 def _data_source(part: Part) -> DataSource:
     n = len(part.table) if part.index is None else len(part.index)
-    return DataSource(_MEANING[part.role], part.name, part.source, n, part.digest, part.status)
+    sha256 = part.digest if part.status == "verified" else None
+    if part.status == "weakly verified":
+        sha256 = table_digest(part.table)
+    return DataSource(_MEANING[part.role], part.name, part.source, n, part.digest, part.status, part.compared, sha256)
 
 
 def _status_notes(parts: Sequence[Part]) -> list[str]:
@@ -236,11 +254,23 @@ def _remedy(roles: Sequence[str] = ("train", "holdout")) -> str:
     )
 
 
+def _kept_once(parts: Sequence[Part]) -> list[str]:
+    """That MLflow may have dropped the missing data set for having the name and digest of one that is there."""
+    return [
+        f"MLflow records data of one name and digest once, with the first context. The digest {part.digest} of "
+        f'"{part.name}" is that of {part.compared.partition(": ")[2].partition(";")[0]}: if training and held-out data '
+        "have both name and digest in common, the second was dropped. Give them names of their own, or use log_lineage"
+        for part in parts
+        if part.role in ("train", "holdout") and part.status == "weakly verified" and not part.complete
+    ]
+
+
 def _lineage_error(
     label: str,
     run: Any,
     run_id: str | None,
     inputs: Sequence[Input],
+    parts: Sequence[Part],
     records: dict[str, list[Records]],
     problems: Problems,
 ) -> LineageError | UnsafeError:
@@ -261,6 +291,7 @@ def _lineage_error(
         if role not in failed and run is not None:
             contexts = ", ".join(map(repr, CONTEXTS[role]))
             lines.append(f"its source run {run_id} has no dataset input with the context {contexts}")
+            lines.extend(_kept_once(parts))
     for item in inputs:
         if item.role is None:
             lines.append(

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
@@ -27,22 +29,36 @@ class Found:
     """A dataset that was loaded.
 
     Attributes:
-      status: "verified" | "no digest" | "overridden" (it does not match its digest, and the caller allowed that).
+      status: "verified" (SHA-256) | "weakly verified" (MLflow's own digest) | "no digest" | "overridden" (it does not
+        match its digest, and the caller allowed that).
+      compared: what was compared with what was logged, in words; "" for nothing.
+      complete: whether that is every value.
     """
 
     table: Table
     source: str
     digest: str | None
     status: str
+    compared: str = ""
+    complete: bool = True
 
 
 class DigestMismatch(LineageError):
     """The data that was loaded is not the data that was logged."""
 
 
-def mismatch(where: str, expected: str, found: str, *, logged_rows: int | None = None, rows: int | None = None) -> str:
-    """The sentence about data that has changed, with what to do."""
-    text = f"the data at {where} is not the data this model was trained on: digest {found}, expected {expected}"
+def mismatch(
+    where: str,
+    expected: str,
+    found: str,
+    *,
+    logged_rows: int | None = None,
+    rows: int | None = None,
+    said: str = "",
+) -> str:
+    """The sentence about data that has changed, with what to do; `said` stands for digests that are equal."""
+    said = said or f"digest {found}, expected {expected}"
+    text = f"the data at {where} is not the data this model was trained on: {said}"
     if logged_rows is not None and rows is not None and logged_rows != rows:
         text += (
             f" ({rows} rows, {logged_rows} were logged; if the model trained on a part of this data, log "
@@ -115,11 +131,9 @@ def read_uri(uri: str | Path, columns: Mapping[str, str] | None = None) -> Any:
 @contextlib.contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
     """The local path of a URI; what had to be downloaded is deleted afterwards."""
-    from mlflow.utils.file_utils import local_file_uri_to_path
-
     scheme = urlparse(uri).scheme
     if scheme in ("", "file") or len(scheme) == 1:  # one letter: a Windows drive
-        path = Path(local_file_uri_to_path(uri))
+        path = _local_path(uri)
         if not path.exists():
             hint = "" if path.is_absolute() else f" (a relative path, looked up in {Path.cwd()})"
             raise LineageError(f"its source {uri} does not exist{hint}")
@@ -136,6 +150,18 @@ def local_copy(uri: str) -> Iterator[Path]:
             yield Path(download_artifacts(artifact_uri=uri, dst_path=folder))
 
 
+def _local_path(uri: str) -> Path:
+    """Of a path or file URI; a server in it means a shared folder on Windows.
+
+    >>> _local_path("file:///a%20b/c.csv").as_posix(), _local_path("d/e.csv").as_posix()
+    ('/a b/c.csv', 'd/e.csv')
+    """
+    parts = urlparse(uri)
+    if parts.scheme != "file":
+        return Path(uri)
+    return Path(url2pathname(f"//{parts.netloc}{parts.path}" if os.name == "nt" and parts.netloc else parts.path))
+
+
 @contextlib.contextmanager
 def _raw(dataset: Any, columns: Mapping[str, str]) -> Iterator[Any]:
     """What the source of a logged dataset holds, before it is verified."""
@@ -148,9 +174,9 @@ def _raw(dataset: Any, columns: Mapping[str, str]) -> Iterator[Any]:
     if dataset.source_type == "hugging_face":
         yield _load_hub(fields)
         return
-    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+    import mlflow
 
-    loaded = get_dataset_source_from_json(dataset.source, dataset.source_type).load()
+    loaded = mlflow.data.get_source(dataset).load()
     yield read_path(loaded, columns) if isinstance(loaded, (str, Path)) else loaded
 
 
@@ -195,15 +221,28 @@ def _verified(
     if kind is None or not _MLFLOW_DIGEST.fullmatch(expected or ""):
         return Found(first.table(), where, expected, "no digest")
     found = None
+    misfits: list[str] = []
     for reading in [first, *found_readings]:
         digest = reading.digest()
         if digest == expected:
-            return Found(reading.table(), where, expected, "verified")
+            misfits = reading.misfits(profile)
+            if not misfits:
+                text, complete = reading.covered()
+                return Found(reading.table(), where, expected, "weakly verified", _compared(text), complete)
+            first = reading
+            break
         found = found or digest
     if allow_mismatch:
         return Found(first.table(), where, expected, "overridden")
     rows = profile.get("num_rows") or (profile.get("features_shape") or [None])[0]
+    if misfits:
+        text = f"it has {' and '.join(misfits)}, though MLflow's digest, which covers a part, is equal"
+        raise DigestMismatch(mismatch(where, expected, expected, logged_rows=rows, rows=len(first), said=text))
     raise DigestMismatch(mismatch(where, expected, str(found), logged_rows=rows, rows=len(first)))
+
+
+def _compared(text: str) -> str:
+    return f"MLflow's digest of 32 bits: {text}; number of rows"
 
 
 def _columns(dataset: Any) -> dict[str, str]:

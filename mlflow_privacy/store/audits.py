@@ -175,7 +175,8 @@ def _identity(prefix: str, sources: Any) -> tuple[str, bool]:
     if not 0 < number <= len(of_role):
         return prefix, False
     source = of_role[number - 1]
-    if source.get("digest") and source.get("status") == "verified":
-        return str(source["digest"]), True
+    known = source.get("sha256") or (source.get("digest") if source.get("status") == "verified" else None)
+    if known:
+        return str(known), True
     # A run's own copy, or data that was passed, says nothing about another audit's.
     return prefix, False

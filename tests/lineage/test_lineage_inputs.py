@@ -96,8 +96,8 @@ def test_frames_read_back_verified_and_bit_for_bit(write, log_model, train, hold
     np.testing.assert_array_equal(target.pool.y, [*train["label"], *holdout["label"]])
     assert target.pool.row_ids[[0, 39, 40, 69]].tolist() == ["train:0", "train:39", "holdout:0", "holdout:29"]
     assert [(s.role, s.status, s.n_records) for s in target.sources] == [
-        ("members", "verified", 40),
-        ("non_members", "verified", 30),
+        ("members", "weakly verified", 40),
+        ("non_members", "weakly verified", 30),
     ]
     assert target.task == "classification"
     assert target.recipe is not None
@@ -130,7 +130,7 @@ def test_arrays_read_back_verified(form, log_model, estimator_without_names, tra
             resolve_target(info.model_uri)
         return
     target = resolve_target(info.model_uri)
-    assert {s.status for s in target.sources} == {"verified"}
+    assert {s.status for s in target.sources} == {"weakly verified"}
     np.testing.assert_array_equal(target.pool.x[:40], train[COLUMNS].to_numpy())
     np.testing.assert_array_equal(target.pool.y, [*train["label"], *holdout["label"]])
 
@@ -152,7 +152,7 @@ def test_http_source_is_downloaded_and_verified(log_model, train, holdout, tmp_p
             info = log_model()
             mlflow.log_input(mlflow.data.from_pandas(train, source=f"{url}/a.csv", name="a"), context="training")
             mlflow.log_input(mlflow.data.from_pandas(holdout, source=f"{url}/b.csv", name="b"), context="eval")
-        assert resolve_target(info.model_uri).sources[0].status == "verified"
+        assert resolve_target(info.model_uri).sources[0].status == "weakly verified"
     finally:
         web.shutdown()
         web.server_close()
@@ -173,7 +173,7 @@ def test_hugging_face_source_with_several_splits_takes_the_one_with_the_logged_d
             data = mlflow.data.from_huggingface(both[split], path=str(tmp_path / "hub"), name=split)
             mlflow.log_input(data, context=context)
     target = resolve_target(info.model_uri)
-    assert {s.status for s in target.sources} == {"verified"}
+    assert {s.status for s in target.sources} == {"weakly verified"}
     np.testing.assert_array_equal(target.pool.x[:40], train[COLUMNS])
 
 
@@ -216,7 +216,7 @@ def test_csv_recast_keeps_texts_dates_flags_and_a_written_index(log_model, tmp_p
             frame.to_csv(tmp_path / f"{seed}.csv")
             mlflow.log_input(mlflow.data.from_pandas(frame, source=f"{tmp_path}/{seed}.csv"), context=context)
     target = resolve_target(info.model_uri)
-    assert {s.status for s in target.sources} == {"verified"}
+    assert {s.status for s in target.sources} == {"weakly verified"}
     expected = make(20, 1)
     for name in ("width", "height", "weight", "flag", "code", "when"):
         np.testing.assert_array_equal(target.pool.x[name][:20].to_numpy(), expected[name].to_numpy())
@@ -250,7 +250,7 @@ def test_changed_data_stops_the_audit(changed):
 def test_changed_data_can_be_allowed_and_is_then_said(changed):
     uri, source = changed
     target = resolve_target(uri, AuditOptions(allow_digest_mismatch=True))
-    assert [s.status for s in target.sources] == ["overridden", "verified"]
+    assert [s.status for s in target.sources] == ["overridden", "weakly verified"]
     assert any(source in warning and "allow_digest_mismatch" in warning for warning in target.warnings)
 
 
@@ -269,7 +269,7 @@ def test_a_custom_digest_is_not_compared(log_model, train, holdout, tmp_path):
         data = mlflow.data.from_pandas(train, source=csv(train, tmp_path, "a"), digest="release-2024-05")
         mlflow.log_input(data, context="training")
         mlflow.log_input(mlflow.data.from_pandas(holdout, source=csv(holdout, tmp_path, "b")), context="test")
-    assert [s.status for s in resolve_target(info.model_uri).sources] == ["no digest", "verified"]
+    assert [s.status for s in resolve_target(info.model_uri).sources] == ["no digest", "weakly verified"]
 
 
 def test_missing_lineage_names_model_inputs_and_remedies_at_once(log_model, train, holdout, tmp_path):

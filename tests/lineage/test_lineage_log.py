@@ -143,9 +143,9 @@ def test_lineage_of_one_model_of_a_run_is_its_own(log_model, train, holdout):
 
 def test_a_misspelt_recipe_is_refused_and_nothing_is_logged(tracking, train, holdout):
     recipe = {"optimizer": "adam", "learning_rte": 1e-3, "epoch": 5, "batch_size": 32}
-    with mlflow.start_run() as run:
-        with pytest.raises(RecipeError, match="(?s)did you mean 'learning_rate'.*did you mean 'epochs'"):
-            log_lineage(train=train, holdout=holdout, recipe=recipe)
+    said = "(?s)did you mean 'learning_rate'.*did you mean 'epochs'"
+    with mlflow.start_run() as run, pytest.raises(RecipeError, match=said):
+        log_lineage(train=train, holdout=holdout, recipe=recipe)
     assert tracking.get_run(run.info.run_id).inputs.dataset_inputs == []
     assert tracking.list_artifacts(run.info.run_id) == []
 

@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections import Counter
 
 from mlflow_privacy.report.document import Check
-from mlflow_privacy.report.text import format_estimate, headline_attack, plain_text
+from mlflow_privacy.report.text import blind_differs, format_estimate, headline_attack, plain_text
+from mlflow_privacy.stats import surely_another_rate
 from mlflow_privacy.types import AuditResult
 
 FEW_REFERENCES = 4  # as in `findings`
 _GAP, _SHARE_GAP = 0.05, 0.15
+_FEW_COPIES = 0.01  # of all records
+_ABOUT = {
+    "unique": "those {n:,} that occur once",
+    "balanced": "one copy each of {n:,} records, with one ratio of members to non-members at each number of copies",
+    "distinct": "{n:,} different records, each once",
+}
+_ACTIONS = {
+    "unique": "Repeated records are usually the most exposed: score_duplicates scores them apart. Near copies count as "
+    "other records, though the model may have seen them.",
+    "balanced": "Hardly any record occurs once, so that few can be compared. Log more columns of the data, or more "
+    "of it.",
+    "distinct": "The copies lie on one side, as after oversampling, and references repeat records as often. If the "
+    "holdout was cleared of copies of training records, log it as it was before.",
+}
+_FEW = 10  # non-members, below which a mean of losses says nothing
 
 
 def checks(result: AuditResult) -> tuple[Check, ...]:
@@ -33,7 +49,7 @@ def _blind(result: AuditResult) -> Check:
     if blind is None:
         return Check(name, "unknown", "not run", "Run the audit with blind_baseline switched on.")
     figure = f"AUC {format_estimate(blind)} from the records alone, without the model"
-    if blind.low > 0.5 or blind.high < 0.5:
+    if blind_differs(result):
         return Check(
             name,
             "wrong",
@@ -41,6 +57,8 @@ def _blind(result: AuditResult) -> Check:
             "Members and non-members differ in themselves. Audit with a holdout drawn at random from the same source "
             "as the training data.",
         )
+    if not blind.resolvable:
+        return Check(name, "unknown", "too few records to tell", "Log ten different members and non-members, or more.")
     return Check(name, "ok", figure, "Nothing to do: the records alone do not tell members from non-members.")
 
 
@@ -55,8 +73,10 @@ def _fidelity(result: AuditResult) -> Check:
         f"{what} on records not trained on: target {own[key]:.3f}, references {reference[key]:.3f} "
         f"± {spread.get(key, 0.0):.3f}"
     )
-    tolerance = max(_GAP if what != "loss" else _GAP * max(abs(own[key]), 1.0), 3 * spread.get(key, 0.0))
-    if abs(own[key] - reference[key]) > tolerance:
+    n = int((~result.membership).sum())
+    if what != "accuracy" and n < _FEW:
+        return Check(name, "unknown", figure, f"{n} non-members are too few to tell; log a larger holdout.")
+    if unlike_references(result, key):
         return Check(
             name,
             "look",
@@ -64,6 +84,17 @@ def _fidelity(result: AuditResult) -> Check:
             "The references may follow another recipe than the target. Log it: log_lineage(recipe=...).",
         )
     return Check(name, "ok", figure, "Nothing to do: the references generalise like the target.")
+
+
+def unlike_references(result: AuditResult, key: str) -> bool:
+    """Whether target and references differ in a figure of fidelity by more than they may, and more than by chance."""
+    own, reference = result.fidelity.target[key], result.fidelity.reference[key]
+    tolerance = _GAP * max(abs(own), 1.0) if key.endswith("_loss") else _GAP
+    if abs(own - reference) <= max(tolerance, 3 * result.fidelity.reference_std.get(key, 0.0)):
+        return False
+    inside = key.startswith("member_")
+    n = int((result.membership == inside).sum())
+    return not key.endswith("_accuracy") or surely_another_rate(own, n, reference, len(result.membership))
 
 
 def _references(result: AuditResult) -> Check:
@@ -118,16 +149,37 @@ def _population(result: AuditResult) -> Check:
 
 
 def _duplicates(result: AuditResult) -> Check:
-    name, n = "Duplicates", int(result.n_duplicates)
-    if not n:
-        return Check(name, "ok", "no non-member is an exact copy of a member", "Nothing to do.")
-    share = n / max(n + int((~result.membership).sum()), 1)
-    return Check(
-        name,
-        "look" if share > 0.01 else "ok",
-        f"{n:,} non-members were exact copies of members and were left out",
-        "Look for near copies too: they count as non-members though the model has seen them.",
+    name = "Duplicates"
+    figure, action, share = copies_said(result)
+    if not figure:
+        return Check(name, "ok", "no record occurs more than once", "Nothing to do.")
+    plain = result.copies is None or result.copies.basis == "unique"
+    return Check(name, "ok" if plain and share <= _FEW_COPIES else "look", figure, action)
+
+
+def copies_said(result: AuditResult) -> tuple[str, str, float]:
+    """What an audit says of records that occur more than once: how many, what to do, and their share; "" if none do."""
+    copies, n = result.copies, len(result.membership)
+    if copies is None:
+        found = int(result.n_duplicates)
+        figure = f"{found:,} held-out records are exact copies of training records and are not scored"
+        return (figure if found else ""), _ACTIONS["unique"], found / max(found + n, 1)
+    found = copies.members + copies.nonmembers
+    both = f", {copies.on_both:,} different ones on both sides" if copies.on_both else ""
+    figure = (
+        f"{copies.members:,} training records and {copies.nonmembers:,} held-out ones occur more than once{both}; "
+        f"figures are about {_ABOUT[copies.basis].format(n=n)}"
     )
+    repeated = result.repeated
+    if repeated is None:
+        return figure, _ACTIONS[copies.basis], found / (found + n)
+    attack = headline_attack(result)
+    auc = repeated.metrics.get(attack.name, {}).get("auc")
+    counts = (
+        f"{repeated.n_members:,} repeated training records against {repeated.n_nonmembers:,} repeated held-out ones"
+    )
+    said = "too few to compare" if auc is None else f"{plain_text(attack.title, 60)} AUC {format_estimate(auc)}"
+    return f"{figure}. Apart from these, {counts}: {said}", _ACTIONS[copies.basis], found / (found + n)
 
 
 def _digests(result: AuditResult) -> Check:
@@ -144,7 +196,10 @@ def _digests(result: AuditResult) -> Check:
             "The data differ from what was logged at training, and the difference was allowed. Audit the logged data.",
         )
     if count["verified"] < len(result.sources):
-        return Check(name, "look", figure, "Log each part with MLflow, so that its digest can be compared.")
+        action = "Log each part with mlflow_privacy.log_lineage, which keeps a SHA-256 of all its values"
+        if count["weakly verified"]:
+            action += "; MLflow's own digest has 32 bits and covers 10,000 rows, and numbers and strings only"
+        return Check(name, "look", figure, f"{action}.")
     return Check(name, "ok", figure, "Nothing to do: the data are those that were logged at training.")
 
 
