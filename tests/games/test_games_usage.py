@@ -347,3 +347,13 @@ def test_real_models_logistic_regression_and_mlp():
         )
         assert np.mean(errors) < 0.04
         assert covered >= 21
+
+
+def test_a_share_far_from_the_references_own_is_warned_of_where_usage_is_called_directly(caplog):
+    target, reference, member, _ = simulate(np.random.default_rng(4), 2000, 8, 0.9, effect=2.0, shared=0.0)
+    usage(target, reference, member)
+    assert "far from the 50 % of these records that each reference trained on" in caplog.text
+    caplog.clear()
+    like, reference, member, _ = simulate(np.random.default_rng(4), 2000, 8, 0.5, effect=2.0, shared=0.0)
+    usage(like, reference, member)
+    assert caplog.text == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 
@@ -19,9 +20,13 @@ from mlflow_privacy.games.usage.interval import (
 )
 from mlflow_privacy.stats import check_confidence, normal_quantile
 
+_logger = logging.getLogger(__name__)
 PAPER = "Tong, Ye, Zarifzadeh and Shokri (2025), https://openreview.net/forum?id=EUSkm2sVJ6"
 _SHIFT = 0.02  # of the members' spread: how far all signals of one model may lie off those of another
 _LEVELS = np.linspace(0.02, 0.98, 49)
+# Further from the references' own share than this, intervals were measured to miss: at p = 0.75 against references on
+# one half they held the truth in 5 % of trials.
+_FAR = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +98,28 @@ def usage(
       >>> print(usage(2 * used + rng.normal(size=2000), 2 * member + rng.normal(size=(2000, 8)), member))
       0.3177 [0.2855, 0.3495]
     """
-    target, reference, member = check_usage(target, reference, member)
-    cut = usage_threshold(reference, member) if threshold is None else float(threshold)
-    found = usage_of_guesses(target >= cut, reference >= cut, member, confidence=confidence, correlation=correlation)
-    return dataclasses.replace(found, threshold=cut)
+    options = {"threshold": threshold, "confidence": confidence, "correlation": correlation}
+    found = usages(np.asarray(target)[:, None], reference, member, **options)[0]
+    size = float(np.mean(member))
+    if found.resolvable and abs(found.value - size) > _FAR:
+        _logger.warning(
+            "The estimated share %.0f %% is far from the %.0f %% of these records that each reference trained on. "
+            "Models of another amount of data have other rates, which the interval does not allow for: take references "
+            "that trained on about as many records as the target.",
+            *(100 * found.value, 100 * size),
+        )
+    return found
 
 
-def usages(targets: np.ndarray, reference: np.ndarray, member: np.ndarray, **options) -> tuple[UsageEstimate, ...]:
+def usages(
+    targets: np.ndarray,
+    reference: np.ndarray,
+    member: np.ndarray,
+    *,
+    threshold: float | None = None,
+    confidence: float = 0.95,
+    correlation: float | None = None,
+) -> tuple[UsageEstimate, ...]:
     """`usage` of several targets, targets (n, t), against the same references; each has its own interval.
 
     Example:
@@ -112,7 +132,15 @@ def usages(targets: np.ndarray, reference: np.ndarray, member: np.ndarray, **opt
     targets = np.asarray(targets)
     if targets.ndim != 2:
         raise DesignError(f"targets must be (n, t), one column a target, got shape {targets.shape}.")
-    return tuple(usage(targets[:, i], reference, member, **options) for i in range(targets.shape[1]))
+    found = []
+    for column in targets.T:
+        target, others, trained_on = check_usage(column, reference, member)
+        cut = usage_threshold(others, trained_on) if threshold is None else float(threshold)
+        guessed = usage_of_guesses(
+            target >= cut, others >= cut, trained_on, confidence=confidence, correlation=correlation
+        )
+        found.append(dataclasses.replace(guessed, threshold=cut))
+    return tuple(found)
 
 
 def usage_of_guesses(

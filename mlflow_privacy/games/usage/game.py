@@ -8,7 +8,7 @@ import numpy as np
 
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.games.game import Game, GameEvidence
-from mlflow_privacy.games.usage.estimate import UsageEstimate, usage, usages
+from mlflow_privacy.games.usage.estimate import UsageEstimate, usages
 from mlflow_privacy.games.usage.options import UsageOptions
 from mlflow_privacy.types import AuditTarget, Estimate, GameResult
 
@@ -109,8 +109,8 @@ def _figure(target, reference, member, options: UsageOptions, confidence: float)
     cuts: set[float] = set()
     for level in _LEVELS:
         cut = float(np.quantile(reference, level))
-        estimate = usage(
-            target, reference, member, threshold=cut, confidence=confidence, correlation=options.correlation
+        (estimate,) = usages(
+            target[:, None], reference, member, threshold=cut, confidence=confidence, correlation=options.correlation
         )
         if estimate.resolvable and cut not in cuts:
             points.append((float(level), estimate))
