@@ -13,6 +13,7 @@ from mlflow_privacy.errors import ConfigError, StoreError
 from mlflow_privacy.privacy_meter.importer.architectures import name_faults, some, tensor_faults
 from mlflow_privacy.privacy_meter.importer.weights import read_config
 from mlflow_privacy.text import LanguageModel, context_length
+from mlflow_privacy.trainers.text.private import ignored_on_load
 from mlflow_privacy.types import Records
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class LanguageTemplate:
         return {name: name if name in own else prefix + name if prefix + name in own else None for name in state}
 
     def _is_ignored(self, name: str) -> bool:
-        patterns = [*_BUFFERS, *(getattr(self.base.model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+        patterns = [*_BUFFERS, *ignored_on_load(self.base.model)]
         computed = {key for key, _ in self.base.model.named_buffers()}
         return name in computed or any(re.search(pattern, f".{name}") for pattern in patterns)
 

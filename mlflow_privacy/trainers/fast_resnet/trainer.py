@@ -29,6 +29,7 @@ from mlflow_privacy.trainers.fast_resnet.settings import FastSettings, batches, 
 from mlflow_privacy.trainers.settings import fault_text
 from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.kept_memory import keeping_memory
+from mlflow_privacy.trainers.torch.private import copy_all, lerp_all
 from mlflow_privacy.trainers.torch.reinit import plain_module
 from mlflow_privacy.trainers.torch.tensors import Feeder, features, label_indices, resolve_device
 from mlflow_privacy.types import Recipe, Records, Task, to_json
@@ -370,13 +371,13 @@ class _Lookahead:
         """What happens after the given number of steps."""
         if step % _LOOK_EVERY == 0:
             keep = _LOOK_DECAY * (step / self._steps) ** 3
-            torch._foreach_lerp_(self._slow, self._fast, 1.0 - keep)
+            lerp_all(self._slow, self._fast, 1.0 - keep)
             self.finish()
 
     @torch.no_grad()
     def finish(self) -> None:
         """The fast weights take the slow ones' values."""
-        torch._foreach_copy_(self._fast, self._slow)
+        copy_all(self._fast, self._slow)
 
 
 @contextlib.contextmanager

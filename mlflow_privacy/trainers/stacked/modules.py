@@ -10,7 +10,7 @@ import torch
 
 from mlflow_privacy.trainers.stacked.dense import ACTIVATIONS
 from mlflow_privacy.trainers.stacked.stack import Stack, masks
-from mlflow_privacy.trainers.torch.reinit import has_hooks
+from mlflow_privacy.trainers.torch.private import BATCH_NORMALISATIONS, has_hooks
 
 _NN = torch.nn
 # Layers that treat each record, or each batch, of one model as they would in a stack, and draw nothing at random.
@@ -47,7 +47,7 @@ def why_not(module: torch.nn.Module) -> str:
         return "some parameters are frozen"
     if has_hooks(module):
         return "layers have hooks"
-    if any(isinstance(sub, torch.nn.modules.batchnorm._BatchNorm) and not _is_usual(sub) for sub in module.modules()):
+    if any(isinstance(sub, BATCH_NORMALISATIONS) and not _is_usual(sub) for sub in module.modules()):
         return "batch normalisation has no running statistics, or averages them over all batches"
     return ""
 

@@ -14,6 +14,7 @@ from mlflow_privacy.trainers.settings import TorchSettings
 from mlflow_privacy.trainers.stacked.dense import is_linear
 from mlflow_privacy.trainers.stacked.modules import why_not
 from mlflow_privacy.trainers.torch.loop import WORK_FOR_THREADS
+from mlflow_privacy.trainers.torch.private import CONVOLUTIONS
 
 # Optimizers that treat each weight by itself, so that stacking changes nothing.
 ELEMENTWISE = frozenset({"sgd", "adam", "adamw", "adamax", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "asgd"})
@@ -25,7 +26,6 @@ _KEPT = 3  # copies of a layer's output while its net trains: itself, its gradie
 # Rough figures of a large GPU, not measured: what it reaches in float32, and what the kernels of one layer cost to
 # launch, forward, backward and update.
 _FLOPS, _LAUNCH_SECONDS = 1.5e13, 5e-5
-_CONVOLUTIONS = torch.nn.modules.conv._ConvNd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def has_convolutions(module: torch.nn.Module) -> bool:
     >>> has_convolutions(torch.nn.Conv1d(1, 1, 3)), has_convolutions(torch.nn.Linear(1, 1))
     (True, False)
     """
-    return any(isinstance(sub, _CONVOLUTIONS) for sub in module.modules())
+    return any(isinstance(sub, CONVOLUTIONS) for sub in module.modules())
 
 
 def _cannot(module: torch.nn.Module, settings: TorchSettings, device: torch.device) -> str:
@@ -201,7 +201,7 @@ def costs(module: torch.nn.Module, record_shape: tuple[int, ...]) -> tuple[int, 
 
     def count(sub: Any, given: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor):
-            multiplies = is_linear(sub) or isinstance(sub, _CONVOLUTIONS)
+            multiplies = is_linear(sub) or isinstance(sub, CONVOLUTIONS)
             each = sub.weight[0].numel() if multiplies else 0  # products of one output value
             counted.append((each * output.numel(), output.numel() * output.element_size()))
 

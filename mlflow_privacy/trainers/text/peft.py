@@ -51,7 +51,7 @@ def read_peft(peft: Mapping[str, Any], objective: Objective, *, steps: int = 1) 
     ['peft.rank is no key of LoraConfig.',
      "peft.lora_alpa is no key of LoraConfig, did you mean 'lora_alpha'?"]
     """
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     classes = {str(getattr(key, "value", key)).lower(): cls for key, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     given = {str(key): value for key, value in peft.items() if value is not None}

@@ -16,6 +16,7 @@ from mlflow_privacy.text import Objective
 from mlflow_privacy.trainers.settings import optimizer_class
 from mlflow_privacy.trainers.text.data import IGNORED, TextData, collate
 from mlflow_privacy.trainers.text.packing import Packing, keeps_texts_apart
+from mlflow_privacy.trainers.text.private import on_one_device
 from mlflow_privacy.trainers.text.settings import TextSettings
 
 _logger = logging.getLogger(__name__)
@@ -79,10 +80,9 @@ def fit(
                 log_level="error",
                 average_tokens_across_devices=False,
             )
-            arguments._n_gpu = min(arguments.n_gpu, 1)  # one device, as asked for
             trainer = transformers.Trainer(
                 model=model,
-                args=arguments,
+                args=on_one_device(arguments),
                 train_dataset=[int(row) for row in rows],  # type: ignore[arg-type]
                 data_collator=_collator(model, data, rows, size),
                 compute_loss_func=_loss(model, settings, data.objective),

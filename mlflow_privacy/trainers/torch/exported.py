@@ -35,16 +35,15 @@ def _uniform(layer: Any) -> None:
     """PyTorch's rule for linear and convolution layers: both in ± 1 / √fan_in."""
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
     if getattr(layer, "bias", None) is not None:
-        fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+        fan_in = layer.weight[0].numel()
         bound = 1 / math.sqrt(fan_in) if fan_in > 0 else 0.0
         nn.init.uniform_(layer.bias, -bound, bound)
 
 
 def _normalisation(layer: Any) -> None:
     """Scale one, shift zero, running statistics of a standard normal."""
-    for name, tensor in [*layer._parameters.items(), *layer._buffers.items()]:
-        if tensor is not None:
-            tensor.fill_(1 if name in ("weight", "running_var") else 0)
+    for name, tensor in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+        tensor.fill_(1 if name in ("weight", "running_var") else 0)
 
 
 def _embedding(layer: Any) -> None:

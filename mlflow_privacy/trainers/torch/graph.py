@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from mlflow_privacy.trainers.settings import TorchSettings
-from mlflow_privacy.trainers.torch.reinit import has_hooks
+from mlflow_privacy.trainers.torch.private import has_hooks
 
 _logger = logging.getLogger(__name__)
 Step = Callable[[torch.Tensor, torch.Tensor, Mapping[str, torch.Tensor]], None]

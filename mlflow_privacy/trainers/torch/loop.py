@@ -18,6 +18,7 @@ from mlflow_privacy.trainers.torch import augment
 from mlflow_privacy.trainers.torch.graph import Record, Step, StepEngine, reason_against, record_on_cuda
 from mlflow_privacy.trainers.torch.layout import PROBED, fast_layout, is_convolutional
 from mlflow_privacy.trainers.torch.optimizers import without_compiler
+from mlflow_privacy.trainers.torch.private import BATCH_NORMALISATIONS, CONVOLUTIONS
 from mlflow_privacy.trainers.torch.reinit import reinitialise
 from mlflow_privacy.trainers.torch.tensors import Feeder, first_tensor
 
@@ -27,13 +28,13 @@ _PROGRESS_STEPS = 50  # a call every so many steps costs nothing and still looks
 # Multiplications a forward step, about a millisecond on one core. Below it threads gain little, and where cores are
 # shared with other processes they wait for each other: 600-128-100 in batches of 128 took 39 s with two, 3 s with one.
 WORK_FOR_THREADS = 2**24
-_SPATIAL = (torch.nn.modules.conv._ConvNd, torch.nn.RNNBase, torch.nn.MultiheadAttention)  # more work than parameters
+_SPATIAL = (*CONVOLUTIONS, torch.nn.RNNBase, torch.nn.MultiheadAttention)  # more work than parameters
 
 
 def last_batch(n: int, settings: TorchSettings, module: torch.nn.Module) -> int:
     """How many records an epoch takes: batch normalisation cannot train on a single one left over."""
     rest = n % settings.batch_size
-    normalised = any(isinstance(sub, torch.nn.modules.batchnorm._BatchNorm) for sub in module.modules())
+    normalised = any(isinstance(sub, BATCH_NORMALISATIONS) for sub in module.modules())
     if n > settings.batch_size and (settings.drop_last or (rest == 1 and normalised)):
         return n - rest
     return n

@@ -8,21 +8,11 @@ they wrap is kept in `__wrapped__`; a subclass that calls it directly computes t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-# Wrappers that may be taken off, by module and code name: those that hide a method from the compiler or set the
-# gradient mode, and the one that calls hooks, which `Optimizer.__init__` puts around the subclass's step again.
-_WRAPPERS = frozenset(
-    {
-        ("torch._compile", "inner"),
-        ("torch.optim.optimizer", "_use_grad"),
-        ("torch.optim.optimizer", "wrapper"),
-        ("torch.utils._contextlib", "decorate_context"),
-    }
-)
+from mlflow_privacy.trainers.torch.private import unwrapped
 
 
 @functools.cache
@@ -43,7 +33,7 @@ def without_compiler(cls: Any) -> Any:
       >>> weight.item(), isinstance(optimizer, torch.optim.SGD)
       (-0.5, True)
     """
-    bare = {name: _bare(getattr(cls, name, None)) for name in ("step", "zero_grad", "add_param_group")}
+    bare = {name: unwrapped(getattr(cls, name, None)) for name in ("step", "zero_grad", "add_param_group")}
     if None in bare.values():
         return cls
 
@@ -54,13 +44,3 @@ def without_compiler(cls: Any) -> Any:
 
     methods = {**bare, "step": functools.wraps(bare["step"])(step)}  # type: ignore[arg-type]
     return type(cls.__name__, (cls,), {**methods, "__module__": __name__, "__doc__": cls.__doc__})
-
-
-def _bare(method: Any) -> Callable[..., Any] | None:
-    """The function below all known wrappers; None if there is an unknown one."""
-    while hasattr(method, "__wrapped__"):
-        # `functools.wraps` copies name and module of what is wrapped; code and globals are the wrapper's own.
-        if (method.__globals__.get("__name__"), method.__code__.co_name) not in _WRAPPERS:
-            return None
-        method = method.__wrapped__
-    return method if callable(method) else None

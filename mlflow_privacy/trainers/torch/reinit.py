@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.nn.utils import parametrize
@@ -16,8 +17,8 @@ from mlflow_privacy.fingerprint import array_digest
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers.canonical import Walk
 from mlflow_privacy.trainers.identity.modules import module_state, names_of_parts
+from mlflow_privacy.trainers.torch.private import RESETS, inside_compiled
 
-_RESETS = ("reset_parameters", "_reset_parameters")
 _REMEDY = (
     "Define reset_parameters(self) on it, which initialises what it owns, or pass "
     'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
@@ -27,17 +28,12 @@ _REMEDY = (
 def plain_module(module: torch.nn.Module) -> torch.nn.Module:
     """The module inside `torch.compile`, DataParallel and DistributedDataParallel."""
     while True:
-        if hasattr(module, "_orig_mod"):
-            module = cast(torch.nn.Module, module._orig_mod)
+        if (inside := inside_compiled(module)) is not module:
+            module = inside
         elif isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
             module = module.module
         else:
             return module
-
-
-def has_hooks(module: torch.nn.Module) -> bool:
-    """Whether code of the caller's runs before or after a layer's own."""
-    return any(sub._forward_hooks or sub._forward_pre_hooks or sub._backward_hooks for sub in module.modules())
 
 
 def _join(name: str, own: str) -> str:
@@ -60,7 +56,7 @@ def _children_first(module: torch.nn.Module) -> list[torch.nn.Module]:
 
 def _reset_of(sub: torch.nn.Module) -> Callable[[], Any] | None:
     """Its reset method that can be called without arguments, if it has one."""
-    for name in _RESETS:
+    for name in RESETS:
         reset = getattr(sub, name, None)
         if callable(reset):
             needed = [p for p in inspect.signature(reset).parameters.values() if p.default is p.empty]
@@ -231,9 +227,10 @@ def describe(module: torch.nn.Module, walk: Walk | None = None) -> dict[str, Any
     ties: list[list[str]] = []
     for name, sub in module.named_modules():
         tensors = {}
-        for own, tensor in [*sub._parameters.items(), *sub._buffers.items()]:
-            if tensor is None:
-                continue
+        own_tensors = (
+            named(recurse=False, remove_duplicate=False) for named in (sub.named_parameters, sub.named_buffers)
+        )
+        for own, tensor in itertools.chain(*own_tensors):
             full = _join(name, own)
             if id(tensor) in first:
                 ties.append([first[id(tensor)], full])
