@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mlflow_privacy.types import Recipe, Records, to_json
+
+_BLOCK = 4096  # rows whose bytes are made ready at a time
 
 
 def canonical_json(value: Any) -> str:
@@ -67,9 +70,12 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def record_keys(records: Records) -> np.ndarray:
-    """(n,) 24-byte keys, equal where features and label are equal bit for bit (and, but for a collision, only there).
+    """(n,) 24-byte keys, equal where features and label are equal (and, but for a collision, only there).
 
-    >>> keys = record_keys(Records(np.array([[1.0], [1.0], [1.0]]), np.array([0, 1, 0]), np.arange(3)))
+    Numbers of another type are other records. −0.0 equals 0.0, and one missing number (NaN) another: no model tells
+    them apart. (`data_digest` does count their bits: it says whether data is the same file's.)
+
+    >>> keys = record_keys(Records(np.array([[0.0], [0.0], [-0.0]]), np.array([0, 1, 0]), np.arange(3)))
     >>> bool(keys[0] == keys[1]), bool(keys[0] == keys[2])
     (False, True)
     """
@@ -86,6 +92,7 @@ def _row_hashes(values: Any) -> np.ndarray:
 
     out = np.zeros((len(values), 2), np.uint64)
     if hasattr(values, "iloc"):
+        values = _frame_of_one_pattern(values)
         try:
             out[:, 0] = hash_pandas_object(values, index=False).to_numpy()
         except TypeError:  # a column of lists
@@ -93,20 +100,51 @@ def _row_hashes(values: Any) -> np.ndarray:
         return out
     array = np.asarray(values)
     if array.ndim == 1 and array.dtype.kind in "biufSU":
-        out[:, 0] = hash_array(array.astype(object) if array.dtype.kind in "SU" else array)
+        out[:, 0] = hash_array(array.astype(object) if array.dtype.kind in "SU" else _one_pattern(array))
         return out
     if array.dtype.hasobject or array.dtype.kind == "U":
-        rows: Any = [repr(_plain(v)).encode() for v in array]
+        rows: Any = (repr(_plain(v)).encode() for v in array)
     else:
-        flat = np.ascontiguousarray(array).reshape(len(array), -1)
-        size, data = flat.shape[1] * flat.itemsize, memoryview(flat.data).cast("B")
-        rows = (data[i * size : (i + 1) * size] for i in range(len(flat)))
+        rows = _row_bytes(array)
     digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows)
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
+def _row_bytes(array: np.ndarray) -> Iterator[bytes]:
+    """The bytes of each row, made ready a block of rows at a time."""
+    for start in range(0, len(array), _BLOCK):
+        block = _one_pattern(array[start : start + _BLOCK])
+        data, size = block.tobytes(), block.nbytes // len(block)
+        yield from (data[i * size : (i + 1) * size] for i in range(len(block)))
+
+
+def _one_pattern(array: np.ndarray) -> np.ndarray:
+    """The same numbers with one bit pattern each: floats have two zeros and many NaNs."""
+    if array.dtype.kind not in "fc":
+        return array
+    array = array + array.dtype.type(0)  # −0.0 + 0.0 is 0.0
+    missing = np.isnan(array)
+    if missing.any():
+        array[missing] = np.nan
+    return array
+
+
+def _frame_of_one_pattern(frame: Any) -> Any:
+    """`_one_pattern` of the columns that need it: early releases of pandas hash the bits of a float."""
+    import pandas as pd
+
+    floats = [isinstance(dtype, np.dtype) and dtype.kind == "f" for dtype in getattr(frame, "dtypes", [])]
+    if not any(floats):
+        return frame
+    columns = {j: frame.iloc[:, j] for j in range(len(floats))}  # by place, since names may repeat
+    columns |= {j: _one_pattern(columns[j].to_numpy()) for j in np.flatnonzero(floats)}
+    return pd.DataFrame(columns, index=frame.index)
+
+
 def _plain(value: Any) -> Any:
-    """A hashable equal of a cell: arrays and lists as tuples."""
+    """A hashable equal of a cell: arrays and lists as tuples, −0.0 as 0.0."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, float) and value == 0:
+        return 0.0
     return tuple(_plain(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -10,6 +10,7 @@ from scipy import special
 
 from mlflow_privacy.errors import DesignError
 
+_RARE = 0.00135  # beyond three standard errors on one side
 # Of the guide table of `positions`. Fewer queries do not pay for it; a block of 32,768 stays in the cache.
 _FEW_QUERIES, _CELLS_PER_VALUE, _QUERIES_AT_ONCE = 2_000, 4, 1 << 15
 
@@ -87,6 +88,25 @@ def clopper_pearson(
     low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), n - k + 1, tail), 0.0)
     high = np.where(k < n, special.betaincinv(k + 1, np.maximum(n - k, 1), 1 - tail), 1.0)
     return low, high
+
+
+def surely_another_rate(rate: float, n: int, expected: float, n_expected: int) -> bool:
+    """Whether a rate on n records can hardly be that of others, at three standard errors of an exact binomial test.
+
+    Args:
+      rate: measured on n records.
+      expected: the other rate, on about `n_expected` records, so that a rate of 1 does not mean that none can fail.
+
+    Example:
+      >>> surely_another_rate(1 / 3, 3, 0.9, 100), surely_another_rate(0.5, 100, 0.9, 100)
+      (False, True)
+    """
+    from scipy.stats import binom
+
+    likely = (expected * n_expected + 1) / (n_expected + 2)  # the rule of succession
+    right = round(rate * n)
+    tail = binom.cdf(right, n, likely) if right < likely * n else binom.sf(right - 1, n, likely)
+    return bool(tail < _RARE)
 
 
 def order_statistic_range(n: int, p: np.ndarray | float, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

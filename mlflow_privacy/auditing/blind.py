@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import DesignError
-from mlflow_privacy.metrics.delong import auc_interval, delong
+from mlflow_privacy.fingerprint import record_keys
+from mlflow_privacy.metrics.delong import auc_interval, delong, placements
 from mlflow_privacy.metrics.roc import tally
 from mlflow_privacy.types import Estimate, Records
 
 _logger = logging.getLogger(__name__)
 
+# An alarm is an interval above ½. Each end is passed by chance in at most 5 % of audits at this confidence or more.
+BASELINE_CONFIDENCE = 0.9
 _FOLDS = 5
 _MIN_PER_CLASS = 10
 # Caps on cost. Up to 48 columns are used as they are. Of wider records a fold uses the columns that differ most on its
@@ -58,7 +61,10 @@ def blind_baseline(
     Bengio's (2003, https://doi.org/10.1023/A:1024068626366), and is cautious where there is a clear shift.
 
     An interval above ½ is evidence of a shift. One that holds ½ is not proof that there is none: another classifier
-    may see it.
+    may see it. One below ½ is chance, since such a classifier is no worse than guessing on records it can learn from.
+
+    Copies of a record are in one fold, so that no classifier is tested on what it was trained on, and count as one in
+    the variance. What occurs more often than a fold has records is taken for a category, whose frequency may differ.
 
     Args:
       records: n labelled records: a DataFrame of mixed types, a flat array, images, or a list of texts.
@@ -66,7 +72,8 @@ def blind_baseline(
       seed: of subsampling, folds and classifiers.
       max_records: larger pools are subsampled, members and non-members as equally as possible.
 
-    Returns: the AUC; not resolvable with fewer than 10 members or 10 non-members. `n` counts the records in use.
+    Returns: the AUC; not resolvable with fewer than 10 different members or 10 different non-members. `n` counts the
+      records in use.
 
     Raises: DesignError: shapes differ, or there are no members or no non-members.
 
@@ -90,37 +97,57 @@ def blind_baseline(
 
     rng = np.random.default_rng(seed)
     keep = _subsample(membership, max_records, rng)
-    truth = membership[keep]
-    smallest = int(min(truth.sum(), (~truth).sum()))
-    if smallest < _MIN_PER_CLASS:
+    truth, used = membership[keep], records.take(keep)
+    same = _same(used)
+    sizes = tuple(int(side.sum()) if same is None else len(np.unique(same[side])) for side in (truth, ~truth))
+    if min(sizes) < _MIN_PER_CLASS:
         nan = float("nan")
         return Estimate(nan, nan, nan, len(keep), confidence, resolvable=False)
     # One thread: the fits are small, and OpenMP threads waiting for a busy core are costly (20,000 × 20 on a loaded
     # two-core machine: 0.7 s with one, 30 s with two). It also makes the figure independent of the machine.
     with threadpool_limits(1):
-        value, parts = _cross_validated(*_encode(records.take(keep), rng), truth, rng)
-    sizes = (int(truth.sum()), int((~truth).sum()))
-    low, high = auc_interval(value, parts, sizes, confidence)
+        value, parts = _cross_validated(*_encode(used, rng), truth, same, rng)
+    low, high = auc_interval(value, parts, (sizes[0], sizes[1]), confidence)
     return Estimate(value, low, high, len(keep), confidence)
 
 
+def _same(records: Records) -> np.ndarray | None:
+    """(n,) number of each record, equal for copies; None if there are none, or only of what fills more than a fold."""
+    _, index, counts = np.unique(record_keys(records), return_inverse=True, return_counts=True)
+    index = index.reshape(-1)
+    many = counts[index] > len(index) / _FOLDS
+    index[many] = len(counts) + np.arange(int(many.sum()))
+    return index if ((counts > 1) & (counts <= len(index) / _FOLDS)).any() else None
+
+
 def _cross_validated(
-    columns: np.ndarray, views: list[np.ndarray], always: np.ndarray, truth: np.ndarray, rng: np.random.Generator
+    columns: np.ndarray,
+    views: list[np.ndarray],
+    always: np.ndarray,
+    truth: np.ndarray,
+    same: np.ndarray | None,
+    rng: np.random.Generator,
 ) -> tuple[float, tuple[float, float]]:
     """AUC averaged over folds, and the variance due to members and to non-members."""
-    fold = _folds(truth, _FOLDS, rng)
+    fold = _folds(truth, _FOLDS, rng) if same is None else _folds_of_copies(truth, same, _FOLDS, rng)
     value, parts, weights = 0.0, np.zeros(2), 0.0
     for k in range(_FOLDS):
         test = fold == k
+        if truth[test].all() or not truth[test].any():
+            continue
         screened = _screen(views, truth, ~test)
         wide = np.concatenate([columns[:, screened], always], axis=1)
         few = wide
         if columns.shape[1] > _MAX_COLUMNS:
             kept = always.shape[1] - max(0, _COMPONENTS - _COMPONENTS_TREES)  # the last of them are components
             few = np.concatenate([columns[:, screened[:_SCREENED_TREES]], always[:, :kept]], axis=1)
-        t = tally(_tree_log_odds(few, truth, ~test, rng) + _linear_log_odds(wide, truth, ~test), truth[test])
-        weight = t.n_members * t.n_nonmembers
-        fold_value, fold_parts = delong(t)
+        log_odds = _tree_log_odds(few, truth, ~test, rng) + _linear_log_odds(wide, truth, ~test)
+        weight = int(truth[test].sum()) * int((~truth[test]).sum())
+        fold_value, fold_parts = (
+            delong(tally(log_odds, truth[test]))
+            if same is None
+            else _delong_of_copies(log_odds, truth[test], same[test])
+        )
         value += weight * fold_value
         parts += weight**2 * np.array(fold_parts)
         weights += weight
@@ -161,6 +188,31 @@ def _folds(truth: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     for group in (np.flatnonzero(truth), np.flatnonzero(~truth)):
         fold[rng.permutation(group)] = np.arange(len(group)) % k
     return fold
+
+
+def _folds_of_copies(truth: np.ndarray, same: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) fold of each record, that of its copies; each kind is spread evenly, records with many copies first."""
+    _, index, counts = np.unique(same, return_inverse=True, return_counts=True)
+    index = index.reshape(-1)
+    inside = np.bincount(index, truth)
+    kind = np.where(inside == counts, 0, np.where(inside == 0, 1, 2))
+    fold = np.empty(len(counts), np.int64)
+    for one in range(3):
+        group = rng.permutation(np.flatnonzero(kind == one))
+        fold[group[np.argsort(-counts[group], kind="stable")]] = np.arange(len(group)) % k
+    return fold[index]
+
+
+def _delong_of_copies(log_odds: np.ndarray, truth: np.ndarray, same: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """`delong`, with the copies of a record as one: Obuchowski (1997), https://doi.org/10.2307/2533958."""
+    value, beats, beaten = placements(log_odds, truth)
+    parts = []
+    for values, names in ((beats, same[truth]), (beaten, same[~truth])):
+        _, index = np.unique(names, return_inverse=True)
+        sums = np.bincount(index.reshape(-1), values - value)
+        n = len(sums)
+        parts.append(float((sums**2).sum() / len(values) ** 2 * n / (n - 1)) if n > 1 else value * (1 - value))
+    return value, (parts[0], parts[1])
 
 
 def _tree_log_odds(features: np.ndarray, truth: np.ndarray, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -13,8 +13,10 @@ import numpy as np
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.auditing.records_view import record_texts
-from mlflow_privacy.auditing.references import References, split_means
-from mlflow_privacy.design import Design
+from mlflow_privacy.auditing.references import References, split_means, target_share
+from mlflow_privacy.design import FRACTIONS, Design
+from mlflow_privacy.report.sections.checks import copies_said, unlike_references
+from mlflow_privacy.report.text import blind_differs
 from mlflow_privacy.types import (
     AttackResult,
     AuditResult,
@@ -27,6 +29,7 @@ from mlflow_privacy.types import (
 )
 
 FEW_REFERENCES = 4
+_MANY_COPIES = 0.1  # of all records
 _SHOWN = 200  # records whose content is kept for the report
 _PACKAGES = ("mlflow", "numpy", "scipy", "scikit-learn", "torch", "transformers")
 
@@ -34,12 +37,11 @@ _PACKAGES = ("mlflow", "numpy", "scipy", "scikit-learn", "torch", "transformers"
 def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
     """Sentences for the report, worst first: each with its figure and what to do."""
     out: list[str] = []
-    blind = result.blind
-    if blind is not None and blind.low > 0.5:
+    if blind_differs(result):
         out.append(
             f"Members and non-members differ without the model: a classifier that sees only the records separates them "
-            f"with AUC {blind}. Part of every figure here may be that difference and not what the model gives away. "
-            "Audit with a holdout drawn from the same distribution as the training data."
+            f"with AUC {result.blind}. Part of every figure here may be that difference and not what the model gives "
+            "away. Audit with a holdout drawn from the same distribution as the training data."
         )
     if target.recipe_problem:
         out.append(
@@ -54,9 +56,20 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
             "Raise num_ref_models; what is trained already is kept."
         )
     out.extend(target.warnings)
+    figure, action, share = copies_said(result)
+    if result.copies is not None and (share > _MANY_COPIES or result.copies.basis != "unique"):
+        out.append(f"{figure}. {action}")
+    out.extend(result.references.get("notes", ()))
     out.extend(_fidelity_warnings(result))
     fraction, share = result.references["fraction"], result.references["target_fraction"]
-    if result.references["n"] and abs(fraction - share) > 0.15:
+    if result.references["n"] and result.options["reference_fraction"] == "auto" and abs(fraction - share) > 0.05:
+        if not FRACTIONS[0] <= share <= FRACTIONS[-1]:
+            out.append(
+                f"The target trained on {share:.0%} of the pool, each reference on {fraction:.0%}, the furthest that "
+                "is chosen by itself: the audit may show less than the target gives away. Log a "
+                f"{'larger holdout' if share > fraction else 'smaller holdout'}."
+            )
+    elif result.references["n"] and abs(fraction - share) > 0.15:
         out.append(
             f"The target trained on {share:.0%} of the pool, each reference on {fraction:.0%}: references see another "
             "amount of data than the target. Set reference_fraction nearer to it, or change the size of the holdout."
@@ -75,13 +88,10 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
 
 def _fidelity_warnings(result: AuditResult) -> list[str]:
     """References that generalise clearly unlike the target were trained by another recipe than the target's."""
-    own, reference, spread = result.fidelity.target, result.fidelity.reference, result.fidelity.reference_std
+    own, reference = result.fidelity.target, result.fidelity.reference
     out = []
     for key, what in (("nonmember_accuracy", "on records they did not train on"), ("member_accuracy", "on their own")):
-        if key not in reference:
-            continue
-        gap = abs(own[key] - reference[key])
-        if gap > max(0.05, 3 * spread[key]):
+        if key in reference and unlike_references(result, key):
             out.append(
                 f"Reference models reach accuracy {reference[key]:.3f} {what}, the target {own[key]:.3f}: the recipe "
                 "may not be the target's. Check it, or log it with log_lineage(recipe=...)."
@@ -145,7 +155,7 @@ def describe_references(
         "n_trained": 0 if references is None else references.n_trained,
         "n_imported": 0 if references is None else references.n_imported,
         "fraction": design.fraction,
-        "target_fraction": float(np.mean(target.membership[slice(None) if design.always is None else ~design.always])),
+        "target_fraction": target_share(target),
         "n_always": 0 if design.always is None else int(design.always.sum()),
         "seed": design.seed,
         "run_ids": [] if references is None else list(references.run_ids),
@@ -153,6 +163,7 @@ def describe_references(
         "recipe": None if target.recipe is None else {"kind": target.recipe.kind, "spec": target.recipe.spec},
         "recipe_source": "" if target.recipe is None else target.recipe.source,
         "problem": target.recipe_problem,
+        "notes": [] if references is None else list(references.notes),
         "n_pool": len(target.pool),
         "num_queries": num_queries,
     }

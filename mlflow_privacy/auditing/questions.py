@@ -14,6 +14,7 @@ from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest, record_keys
 from mlflow_privacy.games.game import Question
+from mlflow_privacy.lineage.copies import choose_records
 from mlflow_privacy.signals import model_outputs, residual_scale
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
@@ -111,13 +112,27 @@ class Asking:
 
 
 def in_canonical_order(target: AuditTarget) -> AuditTarget:
-    """The target with its pool in the order of the records' keys, whoever is a member.
+    """The target with its pool in the order of the records' keys, whoever is a member, and what its figures are about.
 
     Models trained on different parts of one pool so share its digest, and with it their reference models.
+
+    Raises:
+      LineageError: no two records can be compared; see `lineage.copies`.
     """
-    order = np.argsort(record_keys(target.pool), kind="stable")
-    always = None if target.always is None else np.asarray(target.always, bool)[order]
-    return dataclasses.replace(target, pool=target.pool.take(order), membership=target.membership[order], always=always)
+    keys = record_keys(target.pool)
+    if target.scored is None:  # nobody has looked for copies yet
+        choice = choose_records(keys, target.membership, target.pool.y, target.always)
+        if choice.copies is not None and choice.copies.basis == "distinct":
+            target, keys = _with_rows(target, choice.rows), keys[choice.rows]
+        target = dataclasses.replace(target, copies=choice.copies, scored=choice.scored, repeated=choice.repeated)
+    return _with_rows(target, np.argsort(keys, kind="stable"))
+
+
+def _with_rows(target: AuditTarget, rows: np.ndarray) -> AuditTarget:
+    """The target with these rows of its pool, in this order."""
+    flags = {name: getattr(target, name) for name in ("always", "scored", "repeated")}
+    taken = {name: None if flag is None else np.asarray(flag, bool)[rows] for name, flag in flags.items()}
+    return dataclasses.replace(target, pool=target.pool.take(rows), membership=target.membership[rows], **taken)
 
 
 def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Asking:
@@ -126,7 +141,7 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     Raises:
       DesignError: more records are to be audited than there are, or only members, or only non-members.
     """
-    audited = design.audited(options.data_size)  # all of the pool trains, these are asked about
+    audited = design.audited(options.data_size, target.scored)  # all of the pool trains, these are asked about
     pool = target.pool if audited is None else target.pool.take(audited)
     rows = np.arange(len(target.pool)) if audited is None else audited
     _check_both(target.membership[rows], options.data_size)

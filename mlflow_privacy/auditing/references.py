@@ -12,13 +12,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mlflow_privacy.auditing.agreement import Verify, disagreement, is_due
 from mlflow_privacy.auditing.options import AuditOptions
-from mlflow_privacy.design import Design
+from mlflow_privacy.design import Design, fraction_like
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
 from mlflow_privacy.executor.plan import describe_work, make_plan, this_machine
-from mlflow_privacy.fingerprint import digest, recipe_digest
+from mlflow_privacy.fingerprint import data_digest, digest, recipe_digest, record_keys
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
+from mlflow_privacy.trainers.canonical import own_code, untold
 from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records
 
 __all__ = ["NoStore", "References", "Store", "ensure", "imported_key", "reference_key", "split_means"]
@@ -93,7 +95,7 @@ class References:
     """The reference models of an audit, m of them.
 
     Attributes:
-      member: (n, m) bool, of the audited records.
+      member: (n, m) bool, whether each trained on an audited record, or on a copy of it.
       pool: outputs of each on the audited records of the pool.
       population: outputs of each on the population; empty where there is none.
       run_ids: of each.
@@ -102,6 +104,7 @@ class References:
       rows: (m, n_pool) bool, who of the whole pool each trained on.
       n_imported: how many of the loaded ones were trained elsewhere; they come first.
       further: outputs of each on the data that only a game asks about.
+      notes: sentences for the report.
     """
 
     member: np.ndarray
@@ -114,6 +117,7 @@ class References:
     rows: np.ndarray
     n_imported: int = 0
     further: tuple[tuple[ModelOutputs, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @functools.cached_property
     def quality(self) -> tuple[dict[str, float], ...]:
@@ -131,8 +135,44 @@ def reference_key(design: Design, recipe: Recipe, index: int) -> ReferenceKey:
     }
     if design.always is not None:
         parts["always"] = members_digest(design.always)
+    if design.copies is not None:
+        parts["copies"] = "together"
     fingerprint = digest(parts)
     return ReferenceKey(fingerprint, index, members_digest(design.members(index)), design.train_seed(index))
+
+
+def design_for(target: AuditTarget, options: AuditOptions) -> Design:
+    """Which reference trains on which record; by default on as large a share of the pool as the target did."""
+    always = target.always if target.always is not None and target.always.any() else None
+    copies = None
+    if target.copies is not None:
+        copies = np.unique(record_keys(target.pool), return_inverse=True)[1].reshape(-1)
+        always = None if always is None else np.isin(copies, copies[always])
+    fraction = options.reference_fraction
+    if fraction == "auto":
+        fraction = fraction_like(target_share(target))
+    return Design(data_digest(target.pool), len(target.pool), options.random_seed, fraction, always, copies)
+
+
+def target_share(target: AuditTarget) -> float:
+    """The share of the pool that the target trained on, without records that every model trains on."""
+    free = slice(None) if target.always is None else ~target.always
+    return float(np.mean(np.asarray(target.membership, bool)[free]))
+
+
+def number_of_references(target: AuditTarget, design: Design, options: AuditOptions) -> int:
+    """How many references there are to be; whole groups where the fraction was left to us."""
+    wanted = options.num_ref_models if target.recipe is not None else 0
+    if options.reference_fraction != "auto" or not wanted:
+        return wanted
+    count = design.whole_groups(wanted)
+    if count != wanted and "num_ref_models" in options.model_fields_set:
+        _logger.info(
+            "%d instead of %d reference models: at a share of %.3g of the pool, %d of them make a group in which every "
+            "record has one that trained on it and one that did not.",
+            *(count, wanted, design.fraction, design.group),
+        )
+    return count
 
 
 def too_big(target: AuditTarget, design: Design, options: AuditOptions, store: Store) -> str:
@@ -165,6 +205,7 @@ def ensure(
     executor: str = "auto",
     n_workers: int | None = None,
     progress: bool | str = "auto",
+    verify: Verify = "auto",
 ) -> References:
     """Takes imported references, then loads the first ones of a design, and trains those that are missing.
 
@@ -180,10 +221,14 @@ def ensure(
       executor: what trains the missing ones: "auto", "local", "ray" or a joblib backend. The models stay the same.
       n_workers: how many at a time; None leaves it to the plan.
       progress: "auto" shows a bar on a terminal.
+      verify: whether one stored reference is trained again, to see that it still agrees; "auto" where the recipe runs
+        code of the caller's.
     """
     from mlflow_privacy.trainers import trainer_for
 
     trainer = trainer_for(recipe)
+    for reason in untold(recipe):
+        _logger.warning("No other audit finds these reference models: what they depend on cannot be told. %s.", reason)
     rows_asked = slice(None) if audited is None else audited
     imported: list[_Ready] = []
     if target_members is not None:
@@ -191,12 +236,12 @@ def ensure(
         imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs, most)
     if exactly:
         count -= len(imported)
-    elif _covers([ready.row for ready in imported]):
+    elif imported and _covers(design.together(np.stack([ready.row for ready in imported]))[:, rows_asked]):
         count = 0
     if imported:
         _logger.info("%d imported reference model(s) are used, %d more of the design.", len(imported), count)
     if not count:
-        return _together(imported, [], rows_asked, 0, imported_key(recipe, design), n_further)
+        return _together(imported, [], design, rows_asked, 0, imported_key(recipe, design), n_further)
     keys = [reference_key(design, recipe, index) for index in range(count)]
     fingerprint = keys[0].fingerprint
     stored = {i: ref for i, ref in store.find(fingerprint).items() if i < count and ref.key == keys[i]}
@@ -205,6 +250,11 @@ def ensure(
         values = _load(store, reference, trainer, recipe, data_digests, outputs)
         if values is not None:
             done[index] = _Ready(values, reference.run_id, design.members(index))
+    notes: list[str] = []
+    if done and is_due(verify, bool(own_code(recipe))):
+        notes = _set_aside(done, store, recipe, pool, design, outputs, rows_asked, keys, device)
+        if notes:
+            stored, done = {}, {}
     missing = [index for index in range(count) if index not in done]
     _logger.info(
         "%d reference model(s) loaded, %d to train (fingerprint %s).",
@@ -240,7 +290,51 @@ def ensure(
                     store.retire(stored[index])
                 done[index] = _Ready(one.outputs, one.run_id or "", job.rows[one.position])
     ready = [done[index] for index in range(count)]
-    return _together(imported, ready, rows_asked, len(missing), fingerprint, n_further)
+    together = _together(imported, ready, design, rows_asked, len(missing), fingerprint, n_further)
+    return dataclasses.replace(together, notes=tuple(notes))
+
+
+def _set_aside(
+    done: Mapping[int, _Ready],
+    store: Store,
+    recipe: Recipe,
+    pool: Records,
+    design: Design,
+    outputs: Outputs,
+    rows_asked: Any,
+    keys: Sequence[ReferenceKey],
+    device: str,
+) -> list[str]:
+    """Sets all stored references of a fingerprint aside if one of them, trained again, does not agree; says so."""
+    from mlflow_privacy.trainers import trainer_for
+
+    def retrain(index: int, reseed: bool) -> np.ndarray:
+        seed = design.train_seed(index) ^ int(reseed)
+        trained = trainer_for(recipe).train(recipe, pool, design.rows([index]), [seed], device=device)
+        return outputs(next(iter(trained)))[0].signal
+
+    fingerprint = keys[0].fingerprint
+    problem = disagreement(
+        {index: ready.outputs[0].signal for index, ready in done.items()},
+        {index: ready.row[rows_asked] for index, ready in done.items()},
+        retrain,
+        fingerprint=fingerprint,
+        seed=design.seed,
+    )
+    if not problem:
+        return []
+    note = (
+        f"{len(done)} stored reference models are of another training than the one that runs now: {problem}. They are "
+        "set aside, and all are trained again. What has changed is nothing that a fingerprint can see, such as a file "
+        "that the training reads; put its version into the recipe's settings."
+    )
+    _logger.warning("%s", note)
+    gone: set[str] = set()
+    while stale := [one for one in store.find(fingerprint).values() if one.run_id not in gone]:  # doubles come next
+        for reference in stale:
+            store.retire(reference)
+        gone |= {reference.run_id for reference in stale}
+    return [note]
 
 
 def _train(
@@ -290,6 +384,7 @@ class _Ready:
 def _together(
     imported: Sequence[_Ready],
     designed: Sequence[_Ready],
+    design: Design,
     rows_asked: Any,
     n_trained: int,
     fingerprint: str,
@@ -300,7 +395,7 @@ def _together(
     main = len(ready[0].outputs) - n_further
     rows = np.stack([one.row for one in ready])
     return References(
-        member=rows.T[rows_asked],
+        member=design.together(rows).T[rows_asked],
         pool=tuple(one.outputs[0] for one in ready),
         population=tuple(one.outputs[1] for one in ready if main > 1),
         run_ids=tuple(one.run_id for one in ready),
@@ -318,10 +413,9 @@ def imported_key(recipe: Recipe, design: Design) -> str:
     return imported_fingerprint(recipe_digest(recipe), design.pool_digest)
 
 
-def _covers(rows: Sequence[np.ndarray]) -> bool:
-    """Whether each record has a model that trained on it and one that did not."""
-    table = np.array(rows, bool)
-    return bool(len(rows)) and bool((table.any(axis=0) & ~table.all(axis=0)).all())
+def _covers(rows: np.ndarray) -> bool:
+    """Whether each record (column) has a model (row) that trained on it and one that did not."""
+    return bool((rows.any(axis=0) & ~rows.all(axis=0)).all())
 
 
 def _load_imported(
@@ -381,7 +475,7 @@ def _load(
     except StoreError as error:
         _logger.warning("Reference run %s is damaged and will not be used: %s", reference.run_id, error)
         return None
-    for data_digest, before, now in zip(data_digests, values, fresh, strict=True):
+    for key, before, now in zip(data_digests, values, fresh, strict=True):
         if before is None:
-            store.add(reference, data_digest, now)
+            store.add(reference, key, now)
     return fresh

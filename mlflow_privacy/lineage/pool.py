@@ -1,16 +1,17 @@
-"""Members and non-members → pool, without exact duplicates between them."""
+"""Members and non-members → pool, in which records that occur more than once are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.fingerprint import record_keys
+from mlflow_privacy.lineage.copies import choose_records
 from mlflow_privacy.lineage.records import same_form
-from mlflow_privacy.types import AuditTarget, Records
+from mlflow_privacy.types import AuditTarget, Copies, Records
 
 
 def load_pool_frame(target: AuditTarget) -> tuple[Any, np.ndarray]:
@@ -51,25 +52,47 @@ def _promote(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return a.astype(common), b.astype(common)
 
 
-def build_pool(members: Records, non_members: Records) -> tuple[Records, np.ndarray, int]:
-    """Members, then non-members that are not members too.
+class Pool(NamedTuple):
+    """Members and non-members of one model, all of their copies among them.
 
-    Returns:
-      The pool, its (n,) membership, and how many exact duplicates of members were left out.
+    Attributes:
+      records, membership: members first.
+      n_duplicates: held-out records that are copies of members.
+      scored, repeated: bool, as in `copies.Choice`.
+      copies: None if all records are different.
+    """
+
+    records: Records
+    membership: np.ndarray
+    n_duplicates: int
+    scored: np.ndarray
+    repeated: np.ndarray
+    copies: Copies | None
+
+
+def build_pool(members: Records, non_members: Records, fixed: np.ndarray | None = None) -> Pool:
+    """Members and non-members, and which of them can be compared with each other.
+
+    Args:
+      fixed: bool over the members, those that every reference trains on; None where there are none.
 
     Raises:
-      LineageError: no non-member is left, or the two differ in form.
+      LineageError: all non-members are copies of members, no two records can be compared, or the two differ in form.
     """
     non_members = same_form(members, non_members, "non-members")
-    total = len(non_members)
-    non_members, n_duplicates = without(non_members, [members])
-    if not len(non_members):
+    inside, outside = (record_keys(part) for part in _promoted(members, non_members))
+    n_duplicates = int(np.isin(outside, inside).sum())
+    if n_duplicates == len(non_members):
         raise LineageError(
-            f"all {total} held-out records are exact copies of training records, so there are no non-members: log a "
-            "holdout that the model was not trained on"
+            f"all {n_duplicates} held-out records are exact copies of training records, so there are no non-members: "
+            "log a holdout that the model was not trained on"
         )
-    pool = Records.concat([members, non_members])
-    return pool, np.arange(len(pool)) < len(members), n_duplicates
+    everyone, member = Records.concat([members, non_members]), np.arange(len(inside) + len(outside)) < len(inside)
+    fixed = None if fixed is None else np.append(fixed, np.zeros(len(outside), bool))
+    choice = choose_records(np.concatenate([inside, outside]), member, everyone.y, fixed)
+    if choice.copies is not None and choice.copies.basis == "distinct":
+        everyone, member = everyone.take(choice.rows), member[choice.rows]
+    return Pool(everyone, member, n_duplicates, choice.scored, choice.repeated, choice.copies)
 
 
 def subsample(records: Records, size: int | None, seed: int) -> Records:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Callable
 
-from mlflow_privacy.metrics import fpr_key
-from mlflow_privacy.types import AttackResult, AuditResult, Estimate
+from mlflow_privacy.metrics import tally
+from mlflow_privacy.metrics.evaluation import joint_tprs
+from mlflow_privacy.metrics.names import guessing
+from mlflow_privacy.types import AttackResult, AuditResult, Estimate, GroupResult
 
-# The FPRs a verdict may be about, lowest first: below 0.1 % few holdouts resolve anything.
-_HEADLINE_FPRS = (0.001, 0.01, 0.1)
 _PLAIN = re.compile(r"[\w ,;/+%='\"-]", re.ASCII)
 
 
@@ -99,13 +100,29 @@ def headline_attack(result: AuditResult) -> AttackResult:
     return next((attack for attack in result.attacks if attack.name == result.headline), result.attacks[0])
 
 
-def headline_fpr(attack: AttackResult) -> tuple[float, Estimate] | None:
-    """The lowest FPR of 0.1 %, 1 % and 10 % that this audit resolves, with its TPR; None if there is none."""
-    for fpr in _HEADLINE_FPRS:
-        estimate = attack.metrics.get(fpr_key(fpr))
-        if estimate is not None and estimate.resolvable and math.isfinite(estimate.value):
-            return fpr, estimate
+def headline_rate(result: AuditResult) -> tuple[float, Estimate] | None:
+    """The lowest FPR at which the attack of the verdict surely does better than guessing, with its TPR; or None.
+
+    Looked at are the FPRs of 0.1 %, 1 % and 10 % at which five false alarms are expected: the numbers of records decide
+    that, not the scores (`metrics.evaluation.looked_at`). The interval that must lie above guessing, and that the TPR
+    carries, is the one that holds for all FPRs looked at, so that having looked at several counts.
+    """
+    attack = headline_attack(result)
+    joint = attack.joint
+    if not joint:  # an audit put together by hand
+        fprs = [guessing(key) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
+        confidence = next((e.confidence for e in attack.metrics.values()), 0.95)
+        joint = joint_tprs(tally(attack.scores.rank(), result.membership), fprs, confidence)
+    for key, tpr in joint.items():
+        if tpr.low > guessing(key):
+            return guessing(key), tpr
     return None
+
+
+def worst_group(result: AuditResult) -> GroupResult | None:
+    """The most exposed group that is significantly worse than all other records, by the attack of the verdict."""
+    first = next(iter(headline_attack(result).groups), None)
+    return first if first is not None and first.worse else None
 
 
 def metric_title(key: str) -> str:
@@ -120,8 +137,8 @@ def metric_title(key: str) -> str:
 
 
 def blind_differs(result: AuditResult) -> bool:
-    """Whether a classifier that never saw the model tells members from non-members."""
-    return result.blind is not None and (result.blind.low > 0.5 or result.blind.high < 0.5)
+    """Whether a classifier that never saw the model tells members from non-members; below ½ is chance, or nothing."""
+    return result.blind is not None and result.blind.low > 0.5
 
 
 def is_weaker(result: AuditResult) -> bool:
@@ -130,37 +147,89 @@ def is_weaker(result: AuditResult) -> bool:
 
 
 def verdict(result: AuditResult) -> str:
-    """The result in one sentence that needs no statistics, with its uncertainty and what guessing would reach.
+    """The result in words that need no statistics, with its uncertainty and what guessing would reach.
 
-    An audit without reference models begins with "Weaker audit:". Counts are rounded outwards, so that the sentence
-    claims no more than the interval does. Where guessing lies inside the interval of few false alarms, but not where
-    more are accepted, a second half says so.
+    `overall_verdict`, and where a group of records is significantly more exposed than the others, `group_verdict`, with
+    the group's name as the data has it.
 
     Example:
       >>> from mlflow_privacy.report.example import example_result
-      >>> verdict(example_result(n=400))
+      >>> verdict(example_result(n=1000))
       'Of 100 records used in training, an attacker who accepts one false alarm in 100 recognises between ... and ...
        (95 % confidence); guessing would recognise 1.'
     """
+    return " ".join(part for part in (overall_verdict(result), group_verdict(result)) if part)
+
+
+def overall_verdict(result: AuditResult) -> str:
+    """The verdict on all records, in our own words and numbers alone.
+
+    It is about the FPR of `headline_rate`; without one, about the AUC. Counts are rounded outwards, so that the
+    sentence claims no more than the interval does. An audit without reference models begins with "Weaker audit:".
+    """
     begin = "Weaker audit: no reference models. " if is_weaker(result) else ""
-    attack = headline_attack(result)
-    found = headline_fpr(attack)
+    auc = headline_attack(result).metrics.get("auc")
+    found = headline_rate(result)
     if found is None:
-        return begin + _auc_sentence(attack.metrics.get("auc"))
+        return begin + _auc_sentence(auc)
     fpr, tpr = found
-    base = max(100, round(1 / fpr))
-    plainer = None if tpr.low > fpr else _plainer_fpr(attack, fpr)
-    more = ""
-    if plainer is not None:
-        more = (
-            f" Accepting one in {round(1 / plainer[0]):,}, it recognises {_count(base, plainer[1])}; guessing would "
-            f"recognise {round(base * plainer[0]):,}."
-        )
+    base = crowd_size(fpr)
+    confidence = tpr.confidence if auc is None else auc.confidence  # that of all FPRs looked at together
     return (
         f"{begin}Of {base:,} records used in training, an attacker who accepts one false alarm in {round(1 / fpr):,} "
-        f"recognises {_count(base, tpr)} ({100 * tpr.confidence:g} % confidence); guessing would recognise "
-        f"{round(base * fpr):,}.{more}"
+        f"recognises {_count(base, tpr)} ({100 * confidence:g} % confidence); guessing would recognise "
+        f"{round(base * fpr):,}."
     )
+
+
+def group_verdict(result: AuditResult, written: Callable[[str], str] = str) -> str:
+    """The verdict on the most exposed group, if one is significantly worse than all other records; else "".
+
+    Args:
+      written: how its name is written, which comes from the data: `escape_markdown` where that is needed.
+    """
+    parts = group_sentence(result)
+    return "" if parts is None else parts[0] + written(parts[1]) + parts[2]
+
+
+def group_sentence(result: AuditResult) -> tuple[str, str, str] | None:
+    """`group_verdict` in three parts; the middle one is the group's name, which comes from the data."""
+    group = worst_group(result)
+    if group is None:
+        return None
+    attack = headline_attack(result)
+    key = group.worse[0]
+    own, others = group.metrics[key], group.others[key]
+    confidence = attack.metrics["auc"].confidence if "auc" in attack.metrics else own.confidence
+    sure = f"({100 * confidence:g} % confidence, corrected for {len(attack.groups):,} groups)"
+    text = f"”, {group.n_members:,} of the records used in training: "
+    if key == "auc":
+        text += (
+            "shown one of them and one of its kind that was not used, an attacker picks the right one in "
+            f"{_cases(own)} of 100 cases {sure}; among all other records in {_cases(others)}."
+        )
+    else:
+        fpr = guessing(key)
+        base = crowd_size(fpr)
+        text += (
+            f"of {base:,} of them, an attacker who accepts one false alarm in {round(1 / fpr):,} among its kind "
+            f"recognises {_count(base, own)} {sure}; among all other records {_count(base, others)}."
+        )
+    more = sum(1 for each in attack.groups if each.worse) - 1
+    if more:
+        text += f" {more:,} more group{'s are' if more > 1 else ' is'} worse than the rest, too."
+    return "The most exposed group is “", group_name(result, group), text
+
+
+def group_name(result: AuditResult, group: GroupResult) -> str:
+    """A group in the words of the data: the label column's name and the class, or the slice; on one line, cut."""
+    own = group.slicing in ("class", "target value") and result.label_name
+    return f"{plain_text(own or group.slicing, 60)}: {plain_text(group.label, 60)}"
+
+
+def crowd_size(fpr: float) -> int:
+    """Of how many records a verdict speaks: so many that guessing recognises one, at least 100."""
+    return max(100, round(1 / fpr))
 
 
 def _count(base: int, tpr: Estimate) -> str:
@@ -169,21 +238,16 @@ def _count(base: int, tpr: Estimate) -> str:
     return f"all {base:,}" if low == base else f"{low:,}" if low == high else f"between {low:,} and {high:,}"
 
 
-def _plainer_fpr(attack: AttackResult, above: float) -> tuple[float, Estimate] | None:
-    """The lowest FPR above `above` at which the attack is surely better than guessing; None if there is none."""
-    for fpr in _HEADLINE_FPRS:
-        estimate = attack.metrics.get(fpr_key(fpr))
-        if fpr > above and estimate is not None and estimate.resolvable and estimate.low > fpr:
-            return fpr, estimate
-    return None
+def _cases(auc: Estimate) -> str:
+    """An AUC's interval in hundredths, rounded outwards."""
+    return f"{math.floor(100 * auc.low + 1e-9)} to {math.ceil(100 * auc.high - 1e-9)}"
 
 
 def _auc_sentence(auc: Estimate | None) -> str:
-    """The verdict where too few non-members resolve any low false-positive rate."""
+    """The verdict where no false-positive rate that was looked at shows more than guessing."""
     if auc is None or not auc.resolvable or not math.isfinite(auc.value):
         return "This audit is too small to say how well an attacker recognises records used in training."
     return (
         "Shown one record used in training and one that was not, an attacker picks the right one in "
-        f"{100 * auc.low:.0f} to {100 * auc.high:.0f} of 100 cases ({100 * auc.confidence:g} % confidence); "
-        "guessing would be right in 50."
+        f"{_cases(auc)} of 100 cases ({100 * auc.confidence:g} % confidence); guessing would be right in 50."
     )

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_privacy.auditing.blind import _folds, _standardise, _subsample, blind_baseline
+from mlflow_privacy.auditing.blind import (
+    _delong_of_copies,
+    _folds,
+    _folds_of_copies,
+    _same,
+    _standardise,
+    _subsample,
+    blind_baseline,
+)
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import Records
 
@@ -25,6 +33,56 @@ def test_null_interval_covers_one_half():
     estimates = [blind_baseline(make(rng.normal(size=(80, 3))), half(80), seed=i) for i in range(40)]
     assert sum(e.low <= 0.5 <= e.high for e in estimates) >= 35
     assert abs(np.mean([e.value for e in estimates]) - 0.5) < 4 * 0.1 / np.sqrt(40)
+    assert sum(e.low > 0.5 for e in estimates) <= 5  # alarms: at 5 % more with probability 1.4 %, measured are 2 %
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_a_record_that_was_copied_is_not_recognised_by_its_copy(times):
+    """Members occur several times, non-members once; a classifier that is tested on copies finds 0.7 and 0.8."""
+    estimates = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x, y = rng.normal(size=(200, 4)), rng.integers(0, 2, 200)
+        rows = np.r_[np.repeat(np.arange(100), times), np.arange(100, 200)]
+        estimates.append(blind_baseline(make(x[rows], y[rows]), rows < 100, seed=seed))
+    assert abs(np.mean([e.value for e in estimates]) - 0.5) < 0.06
+    assert sum(e.low > 0.5 for e in estimates) <= 1
+
+
+def test_copies_lie_in_one_fold_and_the_folds_are_even():
+    rng = np.random.default_rng(0)
+    same = np.r_[np.repeat(np.arange(60), 3), np.arange(60, 160), np.arange(60, 80)]
+    truth = np.r_[np.ones(200, bool), np.zeros(80, bool), np.ones(20, bool)]
+    truth[180:200] = rng.random(20) < 0.5
+    fold = _folds_of_copies(truth, same, 5, rng)
+    assert all(len(set(fold[same == name])) == 1 for name in np.unique(same))
+    assert np.bincount(fold[truth], minlength=5).std() < 4
+    assert np.bincount(fold[~truth], minlength=5).std() < 4
+
+
+def test_copies_say_nothing_new_about_the_auc():
+    """Every record k times: neither the AUC nor its variance changes."""
+    from mlflow_privacy.metrics.delong import delong
+    from mlflow_privacy.metrics.roc import tally
+
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) < 25
+    scores = truth + rng.normal(size=60)
+    value, parts = delong(tally(scores, truth))
+    for times in (1, 4):
+        rows = np.repeat(np.arange(60), times)
+        found, found_parts = _delong_of_copies(scores[rows], truth[rows], rows)
+        assert found == pytest.approx(value)
+        assert found_parts == pytest.approx(parts)
+
+
+def test_a_value_that_fills_more_than_a_fold_is_a_category_and_no_record():
+    x = np.r_[np.zeros(70), np.arange(30)][:, None]
+    assert _same(make(x, np.zeros(100))) is None
+    x[70:74] = 99
+    same = _same(make(x, np.zeros(100)))
+    assert len(set(same[:70])) == 70
+    assert len(set(same[70:74])) == 1
 
 
 @pytest.fixture

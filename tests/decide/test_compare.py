@@ -214,6 +214,8 @@ def test_a_blind_baseline_that_separates_is_said(weak):
 
     drifted = stored(example(2, 0.9, blind=Estimate(0.7, 0.66, 0.74, 600)))
     assert any("differ even without the model" in note for note in compare_audits([weak, drifted]).notes)
+    below = stored(example(2, 0.9, blind=Estimate(0.467, 0.436, 0.499, 600)))
+    assert not any("differ even without the model" in note for note in compare_audits([weak, below]).notes)
 
 
 def test_another_attack_can_be_compared_and_an_unknown_one_names_those_that_ran(weak, strong):

@@ -98,6 +98,11 @@ def test_a_blind_baseline_that_separates_breaks_a_rule_unless_it_is_allowed():
     assert lines(policy({"metric": "blind/auc", "max": 0.8}), drifted) == []  # it is about the baseline itself
 
 
+def test_a_blind_baseline_below_one_half_breaks_nothing():
+    below = {**METRICS, "privacy/blind/auc": 0.467, "privacy/blind/auc_low": 0.436, "privacy/blind/auc_high": 0.499}
+    assert lines(policy({"metric": "rmia/auc", "max": 1.0}), below) == []
+
+
 def test_what_was_not_resolved_is_a_breach_unless_the_policy_says_otherwise():
     rule = {"metric": "rmia/tpr_at_fpr_0.0001", "max": 1.0}
     assert "could not resolve it" in lines(policy(rule))[0]

@@ -28,6 +28,45 @@ def test_known_split_never_changes():
     assert [Design(DIGEST, 12, seed=0).train_seed(i) for i in range(2)] == [1643217991, 1925217434]
 
 
+COPIES = np.array([0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 7, 7])  # of 12 records, 8 of which are different
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.75, 0.2])
+def test_copies_of_a_record_go_in_or_out_together_and_count_as_one(fraction):
+    design = Design(DIGEST, 12, seed=0, fraction=fraction, copies=COPIES)
+    plain = Design(DIGEST, 8, seed=0, fraction=fraction)
+    assert design.n_split == 8
+    for i in range(2 * design.group):
+        np.testing.assert_array_equal(design.members(i), plain.members(i)[COPIES])
+    np.testing.assert_array_equal(design.together(design.rows(range(4))), design.rows(range(4)))
+
+
+def test_copies_of_records_that_always_train_do_so_too():
+    always = np.isin(COPIES, [1, 5])
+    design = Design(DIGEST, 12, seed=0, always=always, copies=COPIES)
+    rows = design.rows(range(4))
+    assert rows[:, always].all()
+    assert design.n_split == 6
+    assert (rows[0::2][:, ~always] ^ rows[1::2][:, ~always]).all()
+
+
+def test_a_model_that_trained_on_one_copy_knows_the_others():
+    row = np.zeros(12, bool)
+    row[5] = True
+    known = Design(DIGEST, 12, seed=0, copies=COPIES).together(row[None])[0]
+    assert np.flatnonzero(known).tolist() == [4, 5, 6]
+
+
+def test_audited_records_are_drawn_among_those_that_may_be():
+    among = np.arange(100) % 3 > 0
+    design = Design(DIGEST, 100, seed=0)
+    assert among[design.audited(30, among)].all()
+    assert design.audited(None, among).tolist() == np.flatnonzero(among).tolist()
+    assert design.audited(None) is None
+    with pytest.raises(DesignError, match="data_size=80 records are to be audited, but the pool has 66"):
+        design.audited(80, among)
+
+
 @pytest.mark.parametrize(("fraction", "group"), [(0.8, 5), (0.2, 5), (0.75, 4), (0.5, 2), (0.9, 10)])
 def test_within_a_group_every_record_is_in_and_out(fraction, group):
     design = Design(DIGEST, 1000, seed=1, fraction=fraction)

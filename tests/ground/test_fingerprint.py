@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_privacy.fingerprint import array_digest, canonical_json, data_digest, digest, recipe_digest
+from mlflow_privacy.fingerprint import array_digest, canonical_json, data_digest, digest, recipe_digest, record_keys
 from mlflow_privacy.types import Recipe, Records
 
 
@@ -58,6 +58,36 @@ def test_template_and_source_do_not_change_a_recipe_digest():
         Recipe("torch", {"lr": 0.1})
     )
     assert recipe_digest(Recipe("torch", {"lr": 0.1})) != recipe_digest(Recipe("torch", {"lr": 0.2}))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.array([[0.0, 1.0], [-0.0, 1.0], [1.0, 0.0]]),
+        np.array([[[0.0]], [[-0.0]], [[2.0]]], np.float32),
+        np.array([0.0, -0.0, 3.0]),
+        np.array([[np.nan], [-np.nan], [0.0]]),
+        np.array([[0.0, "a"], [-0.0, "a"], [0.0, "b"]], object),
+        pd.DataFrame({"a": [0.0, -0.0, 0.5], "b": ["x", "x", "x"]}),
+        pd.DataFrame({"a": [np.array([0.0, 1.0]), np.array([-0.0, 1.0]), np.array([0.0, 2.0])]}),
+    ],
+    ids=["table", "images", "flat", "missing", "objects", "frame", "cells"],
+)
+def test_the_two_zeros_are_one_number_and_so_are_missing_values(x):
+    keys = record_keys(records(x, (1.0, 1.0, 1.0)))
+    assert keys[0] == keys[1] != keys[2]
+    zeros = records(np.ones((3, 1)), (0.0, -0.0, 1.0))
+    assert record_keys(zeros)[0] == record_keys(zeros)[1] != record_keys(zeros)[2]
+
+
+def test_keys_and_digest_of_a_pool_never_change():
+    """Stored references are found by the digest of a pool in the order of its keys."""
+    pool = Records(np.arange(24.0).reshape(12, 2), np.arange(12) % 2, np.arange(12).astype(str))
+    order = np.argsort(record_keys(pool), kind="stable")
+    assert order.tolist() == [6, 0, 3, 5, 11, 1, 7, 10, 4, 2, 9, 8]
+    assert data_digest(pool.take(order)).startswith("1167148b456708978c5b9301b3e45023")
+    frame = Records(pd.DataFrame({"a": pool.x[:, 0], "b": list("abcdefghijkl")}), pool.y, pool.row_ids)
+    assert np.argsort(record_keys(frame), kind="stable").tolist() == [10, 7, 2, 9, 0, 3, 8, 1, 6, 4, 11, 5]
 
 
 def test_records_of_unequal_length_are_refused():

@@ -40,24 +40,26 @@ def test_duplicates_equal_the_naive_search(seed, dtype, width):
 
 
 @pytest.mark.parametrize("as_frame", [False, True])
-def test_duplicates_are_found_counted_and_left_out_of_the_non_members(as_frame):
+def test_records_that_occur_twice_are_found_counted_and_not_scored(as_frame):
     x = np.arange(24.0).reshape(8, 3)
     wrap = (lambda a: pd.DataFrame(a, columns=list("abc"))) if as_frame else (lambda a: a)
-    members = records(wrap(x[[0, 1, 2, 2]]), [0, 1, 0, 0], "train")  # a duplicate within the members stays
+    members = records(wrap(x[[0, 1, 2, 2]]), [0, 1, 0, 0], "train")
     others = records(wrap(x[[2, 1, 5, 0]]), [0, 1, 1, 1], "holdout")  # the last has another label
-    pool, membership, n = build_pool(members, others)
-    assert n == 2
-    assert pool.row_ids.tolist() == ["train:0", "train:1", "train:2", "train:3", "holdout:2", "holdout:3"]
-    assert membership.tolist() == [True] * 4 + [False] * 2
+    pool = build_pool(members, others)
+    assert pool.n_duplicates == 2
+    assert pool.records.row_ids.tolist() == [f"{part}:{i}" for part in ("train", "holdout") for i in range(4)]
+    assert pool.membership.tolist() == [True] * 4 + [False] * 4
+    assert pool.records.row_ids[pool.scored].tolist() == ["train:0", "holdout:2", "holdout:3"]
+    assert (pool.copies.members, pool.copies.nonmembers, pool.copies.on_both) == (3, 2, 2)
 
 
 def test_duplicates_are_found_across_dtypes():
     x = np.array([[0.5, 1.0], [0.1, 2.0]])
     members = records(x.astype(np.float32), np.array([0, 1], np.int32))
     others = records(np.vstack([x, [[7.0, 7.0]]]), np.array([0, 1, 1], np.int64))
-    pool, _, n = build_pool(members, others)
-    assert n == 1  # 0.1 is not the same number in float32
-    assert len(pool) == 4
+    pool = build_pool(members, others)
+    assert pool.n_duplicates == 1  # 0.1 is not the same number in float32
+    assert pool.scored.sum() == 3
 
 
 def test_mirrored_rows_are_not_confused():

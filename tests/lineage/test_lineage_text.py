@@ -260,7 +260,7 @@ def test_lists_of_strings_are_texts(tracking, base):
     assert found.model.native.text_column == "body"
 
 
-def test_copies_of_members_are_no_non_members(tracking, base, frames):
+def test_copies_of_members_are_neither_members_nor_non_members(tracking, base, frames):
     holdout = pd.concat([frames[1], frames[0][:3]], ignore_index=True)
     options = AuditOptions(train=frames[0], holdout=holdout)
     with mlflow.start_run():
@@ -269,7 +269,11 @@ def test_copies_of_members_are_no_non_members(tracking, base, frames):
         )
     found = resolve_target(info.model_uri, options)
     assert found.n_duplicates == 3
-    assert len(found.pool) == 22
+    assert len(found.pool) == 25
+    assert sorted(found.pool.row_ids[~found.scored]) == sorted(
+        [f"train:{i}" for i in range(3)] + found.pool.row_ids[-3:].tolist()
+    )
+    assert (found.copies.members, found.copies.nonmembers, found.copies.on_both) == (3, 3, 3)
 
 
 def test_a_missing_column_or_text_is_named(tracking, base, frames):

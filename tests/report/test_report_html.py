@@ -353,6 +353,7 @@ def test_checks_turn_with_what_they_check(result):
     assert status(result, "Blind baseline") == "ok"
     assert status(replace(result, blind=Estimate(0.7, 0.6, 0.8, 9)), "Blind baseline") == "wrong"
     assert status(replace(result, blind=None), "Blind baseline") == "unknown"
+    assert status(replace(result, blind=Estimate(0.467, 0.436, 0.499, 900)), "Blind baseline") == "ok"
     assert status(result, "Digests of the data") == "ok"
     overridden = replace(result.sources[0], status="overridden")
     assert status(replace(result, sources=(overridden,)), "Digests of the data") == "wrong"

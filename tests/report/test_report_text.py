@@ -4,17 +4,22 @@ import dataclasses
 import html
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_privacy.metrics import DEFAULT_FPRS, tally, tpr_at_fpr
+from mlflow_privacy.metrics.delong import auc_of
+from mlflow_privacy.metrics.evaluation import joint_tprs, looked_at
+from mlflow_privacy.metrics.names import guessing
 from mlflow_privacy.report.text import (
     blind_differs,
     code_span,
     escape_markdown,
     format_estimate,
     headline_attack,
-    headline_fpr,
+    headline_rate,
     plain_text,
     verdict,
 )
@@ -35,8 +40,9 @@ PAYLOADS = [
 ]
 
 
-def _set_headline(result, **estimates):
-    attack = dataclasses.replace(result.attacks[0], metrics={**result.attacks[0].metrics, **estimates})
+def _set_headline(result, **joint):
+    """The result with these TPRs as those that the verdict looks at."""
+    attack = dataclasses.replace(result.attacks[0], joint=joint)
     return dataclasses.replace(result, attacks=(attack, *result.attacks[1:]))
 
 
@@ -92,50 +98,79 @@ def test_digits_follow_the_width_of_the_interval(value, low, high, text):
 
 
 def test_verdict_counts_are_rounded_outwards(result):
-    nan = float("nan")
-    changed = _set_headline(
-        result,
-        **{
-            "tpr_at_fpr_0.001": Estimate(nan, nan, nan, 100, resolvable=False),
-            "tpr_at_fpr_0.01": Estimate(0.045, 0.0311, 0.0599, 100),
-        },
-    )
+    changed = _set_headline(result, **{"tpr_at_fpr_0.01": Estimate(0.045, 0.0311, 0.0599, 100)})
     assert verdict(changed) == (
         "Of 100 records used in training, an attacker who accepts one false alarm in 100 recognises between 3 and 6 "
         "(95 % confidence); guessing would recognise 1."
     )
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [(0.05, 0.05, "recognises 5 "), (1.0, 1.0, "recognises all 100 "), (0.0, 0.0004, "between 0 and 1 ")],
-)
+@pytest.mark.parametrize(("low", "high", "words"), [(0.05, 0.05, "recognises 5 "), (1.0, 1.0, "recognises all 100 ")])
 def test_verdict_wording_at_the_edges(result, low, high, words):
-    nan = float("nan")
-    changed = _set_headline(
-        result,
-        **{
-            "tpr_at_fpr_0.001": Estimate(nan, nan, nan, 100, resolvable=False),
-            "tpr_at_fpr_0.01": Estimate(low, low, high, 100),
-        },
-    )
-    assert words in verdict(changed)
+    assert words in verdict(_set_headline(result, **{"tpr_at_fpr_0.01": Estimate(low, low, high, 100)}))
 
 
-def test_verdict_uses_the_lowest_fpr_that_the_nonmembers_resolve(result):
-    # 500 non-members: 0.1 % is one half of a record, 1 % is five.
-    assert headline_fpr(result.attacks[0])[0] == 0.01
-    assert "one false alarm in 100 " in verdict(result)
+def test_the_verdict_looks_at_rates_that_the_numbers_of_records_allow():
+    """Five false alarms expected, decided before any score is seen: at fewer no interval's lower end can be above 0."""
+    assert [looked_at(n) for n in (49, 50, 500, 4_999, 5_000)] == [
+        (),
+        (0.1,),
+        (0.01, 0.1),
+        (0.01, 0.1),
+        (0.001, 0.01, 0.1),
+    ]
+    assert looked_at(5_000, (0.01, 0.05)) == (0.01,)
+    tail = (1 - (1 - 0.05 / 3)) / 2
+    assert (1 - 0.01) ** 499 < 0.05 / 2 / 1  # 1 % and 499: alone it could be bounded,
+    assert (1 - 0.001) ** 4_000 > tail  # 0.1 % and 4,000 among three could not
+
+
+def test_verdict_is_about_the_lowest_rate_whose_joint_interval_excludes_guessing(result):
+    unsure = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.005, 0.5), at_0_1=(0.4, 0.6))
+    assert headline_rate(unsure)[0] == 0.1
+    assert "one false alarm in 10 recognises between 40 and 60" in verdict(unsure)
+    assert "guessing would recognise 10." in verdict(unsure)
+    sure = with_rates(result, at_0_001=(0.01, 0.4), at_0_01=(0.02, 0.5), at_0_1=(0.4, 0.6))
+    assert headline_rate(sure)[0] == 0.001
+    assert "one false alarm in 1,000 recognises between 10 and 400" in verdict(sure)
+
+
+def test_where_no_rate_excludes_guessing_the_verdict_is_about_the_auc(result):
+    never = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.0, 0.5), at_0_1=(0.05, 0.6))
+    assert headline_rate(never) is None
+    assert verdict(never).startswith("Shown one record used in training and one that was not")
+
+
+def test_the_joint_interval_is_the_one_for_as_many_rates_as_are_looked_at(result):
+    """600 + 600 records: 1 % and 10 % are looked at, so each interval is at 97.5 %; by hand or from the audit."""
+    attack = result.attacks[0]
+    member, ranks = result.membership, attack.scores.rank()
+    wanted = {f"tpr_at_fpr_{fpr:g}": tpr_at_fpr(ranks, member, fpr, 0.975) for fpr in (0.01, 0.1)}
+    assert attack.joint == wanted
+    by_hand = dataclasses.replace(result, attacks=(dataclasses.replace(attack, joint={}), *result.attacks[1:]))
+    assert headline_rate(by_hand) == headline_rate(result)
+
+
+def test_under_the_null_few_verdicts_find_a_leak():
+    """400 models that know nothing: by the rates, or else by the AUC; 5 % of 400 is 20, three s.e. are 13."""
+    rng, member, alarms = np.random.default_rng(3), np.arange(12_000) < 6_000, 0
+    for _ in range(400):
+        t = tally(rng.normal(size=12_000), member)
+        joint = joint_tprs(t, DEFAULT_FPRS, 0.95)
+        assert len(joint) == 3
+        found = any(tpr.low > guessing(key) for key, tpr in joint.items())
+        alarms += found or auc_of(t, 0.95).low > 0.5
+    assert alarms <= 33
 
 
 def test_verdict_of_a_tiny_audit_falls_back_to_the_auc(result):
-    metrics = {"auc": Estimate(0.7, 0.51, 0.84, 10, 0.9)}
-    tiny = dataclasses.replace(result, attacks=(dataclasses.replace(result.attacks[0], metrics=metrics),))
+    attack = dataclasses.replace(result.attacks[0], metrics={"auc": Estimate(0.7, 0.51, 0.84, 10, 0.9)}, joint={})
+    tiny = dataclasses.replace(result, attacks=(attack,))
     assert verdict(tiny) == (
         "Shown one record used in training and one that was not, an attacker picks the right one in 51 to 84 of 100 "
         "cases (90 % confidence); guessing would be right in 50."
     )
-    nothing = dataclasses.replace(tiny, attacks=(dataclasses.replace(result.attacks[0], metrics={}),))
+    nothing = dataclasses.replace(tiny, attacks=(dataclasses.replace(attack, metrics={}),))
     assert "too small" in verdict(nothing)
 
 
@@ -144,29 +179,18 @@ def test_headline_attack_is_the_named_one(result):
     assert headline_attack(dataclasses.replace(result, headline="gone")).name == "rmia"
 
 
-@pytest.mark.parametrize(("low", "high", "differs"), [(0.51, 0.6, True), (0.4, 0.49, True), (0.45, 0.55, False)])
-def test_blind_baseline_differs_if_its_interval_excludes_chance(result, low, high, differs):
+@pytest.mark.parametrize(("low", "high", "differs"), [(0.51, 0.6, True), (0.4, 0.49, False), (0.45, 0.55, False)])
+def test_blind_baseline_differs_if_its_interval_lies_above_chance(result, low, high, differs):
     assert blind_differs(dataclasses.replace(result, blind=Estimate((low + high) / 2, low, high, 100))) is differs
     assert not blind_differs(dataclasses.replace(result, blind=None))
 
 
 def with_rates(result, **rates):
-    """The result with the headline's TPR intervals as given, by FPR in words."""
+    """The result with the intervals that the verdict looks at as given, by FPR in words."""
     names = {name: f"tpr_at_fpr_{name.removeprefix('at_').replace('_', '.')}" for name in rates}
     return _set_headline(
         result, **{names[name]: Estimate((low + high) / 2, low, high, 100) for name, (low, high) in rates.items()}
     )
-
-
-def test_where_few_false_alarms_cannot_tell_the_verdict_says_at_how_many_they_do(result):
-    unsure = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.005, 0.5), at_0_1=(0.4, 0.6))
-    assert verdict(unsure).endswith(
-        "Accepting one in 10, it recognises between 400 and 600; guessing would recognise 100."
-    )
-    sure = with_rates(result, at_0_001=(0.01, 0.4), at_0_1=(0.4, 0.6))
-    assert "Accepting" not in verdict(sure)
-    never = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.0, 0.5), at_0_1=(0.05, 0.6))
-    assert "Accepting" not in verdict(never)
 
 
 def test_a_leak_over_all_records_is_never_called_none(result):

@@ -181,18 +181,22 @@ class DpGame(Game):
                 "canaries=ROWS_OF_TRAIN). If every record of the pool was decided about by such a coin, pass "
                 'game_options={"canaries": "all"}; after an ordinary train/test split the bound would mean nothing.'
             )
-        check_coins(np.asarray(target.membership, bool)[_free(target)])
+        if target.copies is not None and target.copies.basis == "balanced":
+            raise DesignError(
+                "Nearly all records occur more than once, and which of them can be compared hangs on the coins: a "
+                "bound would not hold. Let each canary be another record."
+            )
+        check_coins(np.asarray(target.membership, bool)[_decided(target)])
 
     def answer(self, evidence: GameEvidence) -> GameResult:
         target, member = evidence.target, evidence.member
         attack = next(one for one in evidence.attacks if one.name == (self.options.attack or evidence.headline))
         coins = "" if target.always is not None else "An independent fair coin decided about every audited record"
-        asked = len(target.membership[_free(target)])
-        unscored = math.ceil(target.n_duplicates * len(member) / max(asked, 1))
-        if unscored:
+        aside = int((_free(target) & ~_decided(target)).sum())
+        if aside:
             coins = (f"{coins}. " if coins else "") + (
-                f"{unscored} left-out canaries equal records that were trained on: nobody can tell them apart, so each "
-                "counts as wrongly taken for one that is in; canaries that are all different show more"
+                f"{aside:,} canaries that equal another record are not scored: nobody can tell such records apart, and "
+                "no coin had a say in which those are"
             )
         return play_dp(
             attack.scores,
@@ -202,11 +206,15 @@ class DpGame(Game):
             confidence=self.setting.confidence,
             attack=attack.title,
             coins=coins,
-            unscored=unscored,
             seed=self.setting.seed,
         )
 
 
-def _free(target: AuditTarget) -> slice | np.ndarray:
-    """The records that a coin decided about."""
-    return slice(None) if target.always is None else ~target.always
+def _free(target: AuditTarget) -> np.ndarray:
+    """(n,) bool: the records that a coin decided about."""
+    return np.ones(len(target.pool), bool) if target.always is None else ~target.always
+
+
+def _decided(target: AuditTarget) -> np.ndarray:
+    """(n,) bool: of these the ones that equal no other record, so that a coin alone decided what the model saw."""
+    return _free(target) if target.scored is None else _free(target) & target.scored
