@@ -52,7 +52,9 @@ PLAN = {
     "privacy_meter.importer": {
         *("auditing", "experiment", "lineage", "privacy_meter.safe_pickle", "report", "store", "trainers", "zoo"),
     },  # Privacy Meter's results into the registry
-    "cli": {"attacks", "decide", "experiment", "privacy_meter.importer"},  # one module a command
+    "cli": {
+        *("attacks", "decide", "evaluators", "experiment", "privacy_meter.importer", "report"),
+    },  # one module a command
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlflow_privacy.privacy_meter.log_dir.records import ExperimentReport
+    from mlflow_privacy.experiment.run import ExperimentReport
 
 _AUC = re.compile(r"privacy/([^/]+)/auc")
 
