@@ -279,7 +279,7 @@ def _limit_fault(name: str, limit: float) -> str:
     if not math.isfinite(limit):
         return f"{name}: the limit must be a finite number, got {limit}."
     if not 0 <= limit <= 1:
-        from mlflow_privacy.metrics import is_share
+        from mlflow_privacy.metrics import is_share  # which loads SciPy
 
         if is_share(name):
             return f"{name}: the limit of a rate must be in [0, 1], got {limit:g} (for 5 % write 0.05)."

@@ -168,7 +168,7 @@ def _faults(error: ValidationError) -> list[str]:
 def _rule_fault(rule: Rule) -> str:
     """What is wrong with a rule's bound, "" if nothing."""
     if not 0 <= rule.bound <= 1:
-        from mlflow_privacy.metrics import is_share
+        from mlflow_privacy.metrics import is_share  # which loads SciPy
 
         if is_share(rule.name):
             return f"{rule.metric}: the bound of a rate must be in [0, 1], got {rule.bound:g} (for 5 % write 0.05)."
