@@ -208,6 +208,8 @@ def test_import_mlflow_loads_the_hook_and_nothing_heavy():
             "mlflow_privacy.evaluators",
             "mlflow_privacy.evaluators.hook",
             "mlflow_privacy.evaluators.plugin",
+            "mlflow_privacy.store",
+            "mlflow_privacy.store.mlflow_private",
         ]
     )
     assert heavy == "[]"
