@@ -65,8 +65,9 @@ def data_digest(records: Records) -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 of a recipe's kind and spec; template, device and speed settings do not count."""
-    return digest({"kind": recipe.kind, "spec": recipe.spec})
+    """SHA-256 of a recipe's kind and spec and what it rests on; template, device and speed settings do not count."""
+    more = {"rests_on": recipe.rests_on} if recipe.rests_on else {}  # without it, keys are those of ever
+    return digest({"kind": recipe.kind, "spec": recipe.spec, **more})
 
 
 def record_keys(records: Records) -> np.ndarray:

@@ -67,12 +67,16 @@ class Recipe:
       spec: plain JSON values: all that changes the trained model, nothing that only changes the speed. Fingerprinted.
       template: the live object that `spec` describes (an estimator to clone, a module to re-initialise, a callable).
       source: where it came from, in words, for the report.
+      rests_on: plain JSON values: the digest of the code that it runs, the caller's packages and the libraries that
+        this uses, and what of it cannot be told; see `trainers.canonical.Walk`. Fingerprinted too; empty where `spec`
+        says all.
     """
 
     kind: str
     spec: Mapping[str, Any]
     template: Any = dataclasses.field(default=None, repr=False, compare=False)
     source: str = ""
+    rests_on: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,7 +160,9 @@ def describe_references(
         "seed": design.seed,
         "run_ids": [] if references is None else list(references.run_ids),
         "fingerprint": None if references is None else references.fingerprint,
-        "recipe": None if target.recipe is None else {"kind": target.recipe.kind, "spec": target.recipe.spec},
+        "recipe": None
+        if target.recipe is None
+        else {"kind": target.recipe.kind, "spec": target.recipe.spec, "rests_on": target.recipe.rests_on},
         "recipe_source": "" if target.recipe is None else target.recipe.source,
         "problem": target.recipe_problem,
         "notes": [] if references is None else list(references.notes),

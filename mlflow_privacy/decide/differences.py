@@ -236,7 +236,9 @@ def _settings(record: Mapping[str, Any], attack: str) -> dict[str, tuple[Any, bo
     out |= {f"{attack} ran with {key}": (value, False) for key, value in used.items() if key not in asked}
     out["records audited"] = (f"{rows.get('members')} members, {rows.get('nonmembers')} non-members", False)
     out["pool digest"] = (str(record.get("pool_digest"))[:12], False)
-    out["recipe"] = ((references.get("recipe") or {}).get("spec"), False)
+    recipe = references.get("recipe") or {}
+    out["recipe"] = (recipe.get("spec"), False)
+    out["code of the recipe"] = ((recipe.get("rests_on") or {}).get("digest"), False)
     return out
 
 

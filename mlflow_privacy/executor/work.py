@@ -100,7 +100,7 @@ def keep_in(store: Any, job: Job) -> Keep:
             outputs=dict(zip(job.data_digests, outputs, strict=True)),
             write_weights=write_weights,
             metrics=split_means(outputs[0], members[job.asked]),
-            recipe=to_json({"kind": job.recipe.kind, "spec": job.recipe.spec, "source": job.recipe.source}),
+            recipe=to_json(job.recipe),
             started=started,
         )
         return reference.run_id

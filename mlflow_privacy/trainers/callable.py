@@ -49,8 +49,8 @@ def callable_recipe(
     if faults:
         raise RecipeError(" ".join(faults))
     walk = Walk()
-    spec = {"train_fn": walk(train_fn), "settings": _keyed(settings), **walk.code()}
-    return Recipe("callable", spec, train_fn, source)
+    spec = {"train_fn": walk(train_fn), "settings": _keyed(settings)}
+    return Recipe("callable", spec, train_fn, source, walk.code())
 
 
 def _keyed(settings: Mapping[str, Any]) -> dict[str, Any]:

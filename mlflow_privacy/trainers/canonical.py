@@ -61,12 +61,12 @@ def canonical(value: Any) -> Any:
 
 def own_code(recipe: Recipe) -> tuple[str, ...]:
     """Names of the caller's functions and classes that a recipe runs."""
-    return tuple(recipe.spec.get("code", {}).get("own", ()))
+    return tuple(recipe.rests_on.get("own", ()))
 
 
 def untold(recipe: Recipe) -> tuple[str, ...]:
     """Why references of a recipe are of no use to another audit: each thing that its fingerprint cannot tell."""
-    return tuple(recipe.spec.get("code", {}).get("untold", ()))
+    return tuple(recipe.rests_on.get("untold", ()))
 
 
 class Walk:
@@ -91,7 +91,7 @@ class Walk:
         self._untold: dict[str, None] = {}
 
     def code(self) -> dict[str, Any]:
-        """{"code": ...} for a recipe's spec: what its code rests on, and what of it cannot be told; {} if nothing."""
+        """What a recipe rests on beside its values: its code, and what cannot be told; {} if there is none."""
         code = self.told()
         packages = own_packages(self._roots)
         untold = list(self._untold)
@@ -111,7 +111,7 @@ class Walk:
             "nonce": secrets.token_hex(16) if untold else "",
         }
         found = {key: value for key, value in found.items() if value}
-        return {"code": {"rule": RULE, **found}} if found else {}
+        return {"rule": RULE, **found} if found else {}
 
     # What `identity` asks of a walk.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from mlflow_privacy.errors import ConfigError, RecipeError, UnsafeError
 from mlflow_privacy.plugins import Registry
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers.base import Trainer
+from mlflow_privacy.trainers.canonical import Walk
 from mlflow_privacy.types import Recipe, Records, Task
 
 GROUP = "mlflow_privacy.trainers"
@@ -155,8 +157,14 @@ def _kind_of(model: Any) -> str:
 
 def _recipe_by(kind: str, model: Any, settings: Mapping[str, Any], **described: Any) -> Recipe | None:
     """What one trainer makes of a model."""
-    recipe_for = getattr(TRAINERS[kind], "recipe_for", None)
-    return None if recipe_for is None else recipe_for(model, settings, **described)
+    trainer = TRAINERS[kind]
+    recipe_for = getattr(trainer, "recipe_for", None)
+    recipe = None if recipe_for is None else recipe_for(model, settings, **described)
+    if recipe is None or type(trainer).__module__.startswith(__package__):
+        return recipe
+    walk = Walk()  # a trainer of another's: what it does is in its code, not in the spec
+    told = {"trainer_class": walk(type(trainer)), "model_class": walk(type(model))}
+    return dataclasses.replace(recipe, rests_on={**recipe.rests_on, **told, **walk.code()})
 
 
 def inner_model(model: Any) -> Any:

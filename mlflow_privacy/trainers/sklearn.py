@@ -71,8 +71,8 @@ def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, s
         template.set_params(**settings)
     walk = Walk()
     described = estimator_form(template, walk, harmless)
-    spec = {"estimator": described, "task": task, "versions": _versions(template), **walk.code()}
-    return Recipe("sklearn", spec, template, source)
+    spec = {"estimator": described, "task": task, "versions": _versions(template)}
+    return Recipe("sklearn", spec, template, source, walk.code())
 
 
 def harmless(estimator: Any) -> frozenset[str]:

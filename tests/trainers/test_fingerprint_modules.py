@@ -447,7 +447,7 @@ def test_any_other_argument_of_a_constructor_is_another_key(cls, data):
 def test_what_cannot_be_told_of_a_module_is_named():
     file, walk = open(__file__), Walk()  # noqa: SIM115
     describe(Own(log=lambda text: file.write(text)), walk)
-    (reason,) = walk.code()["code"]["untold"]
+    (reason,) = walk.code()["untold"]
     assert reason.startswith(
         "'file', which test_what_cannot_be_told_of_a_module_is_named.<locals>.<lambda> encloses: a "
     )

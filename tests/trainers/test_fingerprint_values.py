@@ -273,7 +273,7 @@ def test_plain_values_are_equal_exactly_where_their_form_is(one, other):
 def told(value):
     walk = Walk()
     walk(value)
-    return walk.code().get("code", {})
+    return walk.code()
 
 
 class Handle:

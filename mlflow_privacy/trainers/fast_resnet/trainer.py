@@ -76,12 +76,12 @@ def fast_resnet_recipe(
         "settings": to_json(dataclasses.asdict(parsed)),
         "task": task,
     }
+    walk = Walk()
     if type(network) is not FastResNet:  # a class of the caller's, with methods of its own
-        walk = Walk()
-        spec |= {"type": walk(type(network)), **walk.code()}
+        spec["type"] = walk(type(network))
     if data is not None:
         spec["classes"] = to_json(np.unique(data.y))
-    return Recipe("fast_resnet", spec, network, source)
+    return Recipe("fast_resnet", spec, network, source, walk.code())
 
 
 def _network(module: torch.nn.Module) -> FastResNet:

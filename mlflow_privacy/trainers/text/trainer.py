@@ -99,10 +99,10 @@ def transformers_recipe(
     walk = Walk(parts=names_of_parts(architecture))
     own = own_modules(architecture, walk)
     if own:
-        spec |= {"own": own, **walk.code()}
+        spec["own"] = own
     if data is not None and base.objective == "sequence_classification":
         spec["classes"] = to_json(np.unique(data.y))
-    return Recipe("transformers", spec, base, source)
+    return Recipe("transformers", spec, base, source, walk.code())
 
 
 def settings_of(recipe: Recipe) -> TextSettings:

@@ -96,7 +96,6 @@ def torch_recipe(
         "module": describe(module, walk),
         "settings": to_json(dataclasses.asdict(parsed)),
         "task": task,
-        **walk.code(),
     }
     if parsed.dp is None:  # the fingerprints of all other recipes are older than this key
         del spec["settings"]["dp"]
@@ -104,7 +103,7 @@ def torch_recipe(
         del spec["settings"]["precision"]
     if data is not None and task == "classification":
         spec["classes"] = to_json(np.unique(data.y))
-    return Recipe("torch", spec, module, source)
+    return Recipe("torch", spec, module, source, walk.code())
 
 
 def settings_of(recipe: Recipe) -> TorchSettings:
