@@ -17,7 +17,7 @@ from mlflow_privacy.errors import DesignError
 Array = Any  # a NumPy array or a torch tensor
 _T = TypeVar("_T")
 
-# Values per chunk: 2 MB of float64 stays in a CPU's cache; on an accelerator few large kernels beat many small.
+# Values per chunk: 2 MB of float64 stay in a CPU's cache. On an accelerator few large kernels beat many small ones.
 _CHUNK_CPU, _CHUNK_DEVICE = 1 << 18, 1 << 25
 # Fewer values than this are done before threads have started.
 _THREADED = 1 << 20
@@ -109,7 +109,7 @@ def count_true(mask: np.ndarray) -> np.ndarray:
 
 
 def row_sums(x: np.ndarray) -> np.ndarray:
-    """(n,) sums of rows, faster than `sum` for short ones, and outside BLAS, whose calls from two threads wait."""
+    """(n,) sums of rows: faster than `sum` for short rows, and not by BLAS, whose threads wait for one another."""
     return np.einsum("ij->i", x)
 
 

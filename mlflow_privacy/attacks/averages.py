@@ -127,7 +127,8 @@ def _mean_of_q(signal: np.ndarray, inside: np.ndarray | None, *, online: bool) -
     if total is None:
         return mean
     n_in = m - n_out
-    # IN by subtraction: its rounding is that of the sum, and the mean of both halves is not far below that.
+    # The sum over IN is that over all less that over OUT. It carries the rounding error of the sum over all, which is
+    # small beside the mean of both halves.
     halves = 0.5 * ((total - of_out) / np.maximum(n_in, 1.0) + mean)
     return np.where((n_in == 0) | (n_out == 0), total / m, halves)
 
@@ -143,7 +144,8 @@ def _out_of_pairs(signal: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
         or not (signal.flags.c_contiguous and inside.flags.c_contiguous and sys.byteorder == "little")
     ):
         return None
-    first_in = inside.view(np.uint16)  # 1: the first of a pair is IN, 256: the second is, else it is no pair
+    # 1 where the first of a pair is IN, 256 where the second is; any other value is no pair.
+    first_in = inside.view(np.uint16)
     if not ((first_in == 1) | (first_in == 256)).all():
         return None
     shift = (first_in & np.uint16(1)).astype(np.uint64) << np.uint64(5)

@@ -1,4 +1,4 @@
-"""What an attack is, and how one runs on `Signals`: the record, without the table of those that there are."""
+"""What an attack is, and how one runs on `Signals`. The table of the attacks that there are is in `registry`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow_privacy.types import Scores, Signals
 INPUTS = tuple(field.name for field in dataclasses.fields(Signals) if field.name not in ("link", "extra"))
 LINKS = ("link:logit", "link:log", "link:label")
 NEEDS = ("reference", "in", "out", "population", *LINKS)
-# Metrics are called privacy/<attack>/<metric>, and these are there beside the attacks: two checks and our games.
+# Metrics are called privacy/<attack>/<metric>. These names are taken by two checks and our games.
 _TAKEN = ("blind", "dp", "fidelity", "range", "usage")
 
 
@@ -38,8 +38,8 @@ class Attack:
       labels_only: it works with a model that gives labels only.
       extras: kinds of extra signals (`attacks.extras.EXTRAS`) that the function takes after `inputs`, each with the
         options it is computed with and their defaults. They are options of the attack.
-      tune: sets options by the reference models; gets the signals and the options that were given, and returns what
-        was used in their place. The target's signals are not for it.
+      tune: chooses options by the reference models: it gets the signals and the options that were given, and returns
+        the options to run with. It must not look at the target's signals.
     """
 
     name: str

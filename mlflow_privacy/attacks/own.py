@@ -38,7 +38,7 @@ _ALL_SIX = ("target", "reference", "member", "population", "population_reference
 
 
 def _offline_a(signals: Signals, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`a` of the offline transform: as given, tuned, or the default where no reference can stand in."""
+    """`a` of the offline transform: given, else tuned, or the default where no reference can stand in for a target."""
     if signals.link != "logit":
         return {"a": None, "a_tuned": False}
     if options.get("a") is not None:

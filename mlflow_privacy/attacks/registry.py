@@ -102,7 +102,7 @@ def default_attacks(
 
 
 def loadable_attacks() -> dict[str, Attack]:
-    """All attacks but those of installed packages that are broken, which nobody has asked for here.
+    """All attacks, less those of installed packages that cannot be loaded: nobody has asked for these here.
 
     >>> "rmia" in loadable_attacks()
     True

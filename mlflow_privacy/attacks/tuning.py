@@ -16,9 +16,9 @@ from mlflow_privacy.types import Link
 _GRID = tuple(i / 10 for i in range(11))
 # Tuning compares values of `a` on the same records, so a part of a large pool decides as well as all of it.
 _TUNE_TARGETS, _TUNE_RECORDS = 8, 50_000
-_SAME = 1e-11  # of AUCs that differ by rounding alone; they are compared at 12 digits
-_SMALL = 0.9  # of the mean of 1 − p: above it has lost the digits of p
-_SMALLEST, _SMALLEST_LOG = 1e-290, -650.0  # of p, well above where numbers lose digits
+_SAME = 1e-11  # AUCs that are nearer than this differ by rounding alone: they are compared at 12 digits
+_SMALL = 0.9  # a mean of 1 − p above this has lost the digits of p
+_SMALLEST, _SMALLEST_LOG = 1e-290, -650.0  # a p, and its log, well above where numbers lose digits
 # One in a million of the pairs decides nothing that the next bounds do not decide better.
 _CELLS, _CELL_SLACK = 1 << 15, 1e-6
 

@@ -67,7 +67,7 @@ def task_options(threads: int, device: str, resources: Mapping[str, float]) -> d
 def _work(job: Job, group: Group) -> Any:
     import warnings
 
-    # The pool lies in shared memory that nobody may write to; torch warns of what nobody does.
+    # The pool lies in shared memory that nobody may write to; torch warns of writing, which nobody does.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
     return work(job, group)
 
@@ -97,7 +97,7 @@ def _ray() -> Any:
 
 @contextlib.contextmanager
 def session() -> Iterator[None]:
-    """A connection to the cluster that is there; if there is none, a local one as long as it is used.
+    """A connection to the running cluster; where there is none, to a local one that ends with the block.
 
     Raises:
       ConfigError: Ray is not installed, or RAY_ADDRESS names no cluster.

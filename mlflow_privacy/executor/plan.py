@@ -16,10 +16,10 @@ _START_SECONDS = {"sklearn": 2.0}
 _START_SECONDS_TORCH = 3.0
 _GAIN = 0.8  # workers must promise at least a fifth less time, or they are not worth their start
 _WORKER_BYTES = 2**29  # an interpreter with torch
-# What a second thread adds to a convolution, of what a second core could: they wait for each other most of the time.
+# Of what a second core could add to a convolution, the share that a second thread does: threads mostly wait there.
 _CONVOLUTION_EFFICIENCY = 0.3
 _ON_ACCELERATORS = frozenset({"torch", "fast_resnet", "transformers"})
-_OURS = _ON_ACCELERATORS | {"sklearn", "callable"}  # of recipes of other kinds nobody knows what they use
+_OURS = _ON_ACCELERATORS | {"sklearn", "callable"}  # what recipes of other kinds use, nobody knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,13 +199,13 @@ def groups_of(positions: list[int], size: int) -> list[tuple[int, ...]]:
 
 
 def describe_work(recipe: Recipe, pool: Records, n: int, device: str = "auto") -> Work:
-    """What a recipe's missing references are, to a plan."""
+    """The missing references of a recipe, as a plan sees them."""
     work = Work(recipe.kind, n, pool_bytes=_bytes(pool.x), convolutions=recipe.kind == "fast_resnet")
     return _torch_work(work, recipe, pool, device) if recipe.kind == "torch" and recipe.template is not None else work
 
 
 def _torch_work(work: Work, recipe: Recipe, pool: Records, device: str) -> Work:
-    """With how many modules of a recipe train at once, stacked, and whether they are convolutional."""
+    """The work, completed by how many modules of the recipe train at once, and whether they are convolutional."""
     from mlflow_privacy.trainers.stacked.way import choose, has_convolutions
     from mlflow_privacy.trainers.torch.reinit import plain_module
     from mlflow_privacy.trainers.torch.tensors import resolve_device
@@ -236,7 +236,7 @@ def this_machine(recipe: Recipe, device: str = "auto") -> Machine:
 
 
 def _accelerators(recipe: Recipe, device: str) -> tuple[str, ...]:
-    """Of a CPU recipe none, without importing torch to know it."""
+    """The accelerators; none for a recipe that trains on the CPU, without importing torch to find out."""
     if recipe.kind not in _ON_ACCELERATORS or device == "cpu":
         return ()
     if device == "mps":

@@ -58,7 +58,7 @@ def run_threads(job: Job, plan: Plan, groups: Sequence[Group], tick: Callable[[]
 def run_processes(job: Job, plan: Plan, groups: Sequence[Group], tick: Callable[[], None]) -> Outcomes:
     """Groups in processes, each a pool of one worker; none outlives this generator, or this process.
 
-    After a death there is one worker fewer, if there are others: where memory ran out, it does so again.
+    After a worker's death one fewer goes on, if there are others: where memory ran out once, it would again.
     """
     parcel = pack(job, job.folder)
     slots = [_Slot(plan, i) for i in range(min(plan.workers, len(groups)))]
@@ -95,7 +95,7 @@ def run_processes(job: Job, plan: Plan, groups: Sequence[Group], tick: Callable[
 
 
 def _bury(slot: _Slot, slots: list[_Slot]) -> list[_Slot]:
-    """Ends a slot whose worker died; gives it back only if it is the last, or the only one of its device."""
+    """Ends a slot whose worker died. It is used again only if it is the last one, or the only one of its device."""
     slot.kill()
     if len(slots) > 1 and not slot.device:
         slots.remove(slot)

@@ -77,7 +77,7 @@ def train_missing(
     except (Unsendable, OSError) as error:
         if not measured:
             raise
-        # Workers were this package's idea: where they cannot be had, nobody has to know what to set instead.
+        # The caller did not ask for workers: where none can be had, he need not know what to set instead.
         _logger.info("Workers cannot be used (%s); the rest is trained in this process.", error)
         report = _report(moved, len(job.keys) - len(left), len(left))
         with contextlib.closing(train_group(job, list(left), keep, report)) as trained:

@@ -67,7 +67,7 @@ class Trained:
       run_id: of the run that keeps it; None if nobody has kept it yet.
       started, seconds: of training and questions.
       weights: folder with the files of a worker's model; None if it has no safe form, or is kept.
-      model: a worker's estimator, for the caller to write: what does so takes longer to import than many models take.
+      model: a worker's estimator, which the caller writes: to import what writes it takes longer than many trainings.
     """
 
     position: int
@@ -175,7 +175,7 @@ def _leave(
     """Leaves the weights in the job's folder, for the caller to keep."""
     if job.folder is not None:
         folder = job.folder / f"weights-{position}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed here
+        shutil.rmtree(folder, ignore_errors=True)  # left by a worker that was killed here
         folder.mkdir()
         if not write_weights(folder):
             folder.rmdir()

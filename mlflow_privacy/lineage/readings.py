@@ -131,7 +131,7 @@ def readings(
 
 
 class _PolarsReading(Reading):
-    """Polars data sets have the profile of pandas' but another digest."""
+    """A Polars data set, whose profile looks like that of pandas, but whose digest differs."""
 
     def table(self) -> Table:
         return as_table(self.whole, targets=self.targets)

@@ -151,7 +151,7 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def _local_path(uri: str) -> Path:
-    """Of a path or file URI; a server in it means a shared folder on Windows.
+    """The path on this machine that a path or file URI means; on Windows a server in it has a shared folder.
 
     >>> _local_path("file:///a%20b/c.csv").as_posix(), _local_path("d/e.csv").as_posix()
     ('/a b/c.csv', 'd/e.csv')

@@ -18,7 +18,7 @@ from mlflow_privacy.stats import check_confidence, clopper_pearson, order_statis
 
 # Below this size every value is computed exactly; so are those this near to either end, where the curve bends.
 _SMALL, _ENDS = 1_000, 100
-_NODES, _NODES_OF = 800, 25_000  # nodes for so many trials; more of both as their square root
+_NODES, _NODES_OF = 800, 25_000  # 800 nodes for 25,000 trials; their number grows as the square root of the trials'
 _DEGREE = 5
 _DOUBT = 1e-9  # far more than the error: so near to a bound an order statistic is computed exactly
 
@@ -65,7 +65,7 @@ def order_ranges(n: int, p: np.ndarray, confidence: float) -> tuple[np.ndarray, 
     return found[0], found[1]
 
 
-@functools.lru_cache(maxsize=512)  # attacks of one audit share their records and groups, and these sum up to them
+@functools.lru_cache(maxsize=512)  # all attacks of one audit have the same records and groups, hence few different n
 def _lower_bounds(n: int, confidence: float) -> np.ndarray:
     """(n + 1,) lower bounds, read-only."""
     tail = (1 - confidence) / 2

@@ -10,7 +10,8 @@ from mlflow_privacy.metrics.roc import Tally, tally
 from mlflow_privacy.stats import check_confidence, chernoff_interval, logit_interval, normal_quantile
 from mlflow_privacy.types import Estimate
 
-# Below this many members or non-members' worth of wrongly ordered pairs DeLong's variance itself is unreliable.
+# DeLong's variance itself is unreliable where no more pairs are ordered wrongly than if fewer members (or non-members)
+# than this lay on the wrong side of all others.
 _FEW_DISCORDANT = 10
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _PANEL = 7.2, 4.9  # inches; 1008 pixels wide
 _THIN = "#9A9A9A"
-_FEW = 4  # targets, below which Student's quantile is above 4
+_FEW = 4  # with fewer targets Student's quantile is above 4
 
 
 def target_roc(result: AuditResult, *, log: bool, title: str = "") -> bytes:

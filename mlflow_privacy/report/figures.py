@@ -31,7 +31,7 @@ MEMBER, NONMEMBER = "#D55E00", "#0072B2"
 # 10 inches at 140 dpi; MLflow's artifact pane halves it to about 700 pixels, where 12 points are still 11 pixels high.
 _WIDTH, _DPI = 10.0, 140
 _FONT, _SMALL, _GREY = 12, 11, "#444444"
-_SAMPLED = 29  # every so many pixels tell how common a colour is; no divisor of a width
+_SAMPLED = 29  # one pixel of so many is counted to tell how common a colour is; no divisor of a figure's width
 
 
 def roc_figure(result: AuditResult) -> bytes:

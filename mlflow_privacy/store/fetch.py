@@ -1,5 +1,5 @@
-"""Files of runs, brought here: read in place where the artifact store is a folder, else fetched, those of references
-ahead.
+"""Files of runs on this machine: read in place where the artifact store is a folder, else downloaded; those of
+references before they are asked for.
 
 A run's artifact URI leads straight to its files. MLflow's own `download_artifacts` asks for the run again, twice a
 file, and for logged models of the file's name, and copies what is on this machine already.

@@ -45,7 +45,7 @@ def members_digest(members: np.ndarray) -> str:
 
 
 def imported_fingerprint(recipe_digest: str, pool_digest: str) -> str:
-    """Under which models that were trained elsewhere are found: their splits follow no design, so no seed is in it.
+    """The fingerprint of models that were trained elsewhere. Their splits follow no design, so it holds no seed.
 
     >>> imported_fingerprint("aa", "bb") == imported_fingerprint("aa", "cc")
     False

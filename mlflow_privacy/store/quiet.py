@@ -1,4 +1,4 @@
-"""MLflow's own progress bars and links, one per artifact and run, out of the way of ours."""
+"""Switches off MLflow's own progress bars and links, one for each artifact and run, among which ours would be lost."""
 
 from __future__ import annotations
 

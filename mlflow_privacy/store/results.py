@@ -104,7 +104,8 @@ def publish(
             _attempt(f"tags of {model_id}", lambda: _tag_logged_model(client, model_id, run, result))
     if write_back and result.model.name and result.model.version:
         label, name, number = result.model.label, result.model.name, result.model.version
-        version = functools.cache(lambda: client.get_model_version(name, number))  # for both, unless it fails
+        # Asked for once for both calls below; again if that failed.
+        version = functools.cache(lambda: client.get_model_version(name, number))
         _attempt(f"tags of {label}", lambda: _tag_version(client, version().tags, run_id, result))
         _attempt(f"the description of {label}", lambda: _describe_version(client, version().description, run, result))
     return {path: uri_below(run.info.artifact_uri, path) for path in paths}
@@ -185,7 +186,7 @@ def _report_values(result: AuditResult) -> dict[str, Any]:
     shown = ReportOptions(thresholds=limits, slices=result.slices, content=result.content)
     try:
         text = result_json(result, shown)
-    except ConfigError as error:  # it is late for that, and the audit itself stands
+    except ConfigError as error:  # the audit is done and stands, so a wrong limit is no error any more
         _logger.warning("The report shows no limits: %s", error)
         text = result_json(result, dataclasses.replace(shown, thresholds={}))
     return json.loads(text)

@@ -16,8 +16,9 @@ from mlflow_privacy.games.dp.methods import OneRunMethod, Theorem, fdp, one_run_
 from mlflow_privacy.stats import check_confidence
 
 Curve = Literal["gaussian", "approximate"]
-# Where halving the canaries is cheaper than dividing the level; measured, see docs/games.md. Under a Gaussian curve
-# from so many canaries on; else where δ, which a divided level multiplies, may fail on one canary or more.
+# From where on it costs less to halve the canaries than to divide the level (measured, see docs/games.md): under a
+# Gaussian curve a number of canaries; else how many canaries δ is expected to fail on, because to divide the level
+# multiplies what δ costs.
 _SPLIT_FROM, _SPLIT_FROM_FAILURES, _SPLIT_LEAST = 20_000, 1.0, 1000
 
 

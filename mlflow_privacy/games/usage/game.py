@@ -13,7 +13,8 @@ from mlflow_privacy.games.usage.options import UsageOptions
 from mlflow_privacy.types import AuditTarget, Estimate, GameResult
 
 TITLE = "Share of the data set that was used"
-_SIZES_DIFFER = 0.05  # of the pool; a model with about as many weights as records is bent by less
+# Of the pool. Where a model has about as many weights as records, a smaller difference bends the estimate too.
+_SIZES_DIFFER = 0.05
 _LEVELS = np.linspace(0.1, 0.9, 17)
 
 
