@@ -55,7 +55,7 @@ def plain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named_base(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A language model's recipe with its base by name: of a live base name and SHA-256, of a folder the full path."""
+    """A language model's recipe with its base as text: a live one becomes name and SHA-256, a folder its full path."""
     base = recipe.get("base") if isinstance(recipe, Mapping) else None
     live: Any = base.model if isinstance(base, LanguageModel) else base
     if hasattr(live, "state_dict") and hasattr(live, "config"):
@@ -109,7 +109,7 @@ def recipe_settings(
 
 
 _CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
-_LEAST = 1e-3  # below it "epsilon" is what an optimizer divides by
+_LEAST = 1e-3  # a smaller "epsilon" is the constant that an optimizer adds to a divisor
 
 
 def claimed_privacy(

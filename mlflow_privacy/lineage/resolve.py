@@ -255,7 +255,7 @@ def _remedy(roles: Sequence[str] = ("train", "holdout")) -> str:
 
 
 def _kept_once(parts: Sequence[Part]) -> list[str]:
-    """That MLflow may have dropped the missing data set for having the name and digest of one that is there."""
+    """Says that MLflow may have dropped the missing data set, where one of the same name and digest is there."""
     return [
         f"MLflow records data of one name and digest once, with the first context. The digest {part.digest} of "
         f'"{part.name}" is that of {part.compared.partition(": ")[2].partition(";")[0]}: if training and held-out data '

@@ -13,8 +13,8 @@ from mlflow_privacy.types import Estimate, Roc
 
 # fpr · n is counted with this slack, so that 0.1 of 30 records is 3 of them in floating point too.
 _SLACK = 1e-9
-_SPARSE = 4  # how many times n whole-numbered ranks may reach to be counted without sorting
-_MANY = 50  # points from which on a table of all intervals costs less than theirs alone
+_SPARSE = 4  # whole-numbered ranks of up to so many times n are counted without sorting
+_MANY = 50  # from so many points on, a table of all intervals costs less than the points' own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +188,12 @@ def _combined(own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray) ->
         np.ones(2),
     )
     return np.clip(low, 0.0, tpr), np.clip(high, tpr, 1.0)
+
+def tpr_alone(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`tpr_interval` for few FPRs of many tallies; its ends may fall as the FPR grows, which takes all FPRs to see."""
+    own = _members_above(t, np.floor(fpr * t.n_nonmembers + _SLACK), confidence)
+    return own[0], *_combined(own, *_members_between(t, fpr, confidence))
+
 
 
 def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ def _one_line(text: str, limit: int) -> str:
 
 
 def interval_digits(estimate: Estimate | None) -> int:
-    """Decimals that an interval bears: two significant ones of its half-width, but 2 to 3, or 4 if it is tiny."""
+    """How many decimals an interval justifies: two digits of its half-width, but 2 or 3 decimals; 4 if it is tiny."""
     if estimate is None or not estimate.resolvable or not math.isfinite(estimate.high - estimate.low):
         return 2
     half = (estimate.high - estimate.low) / 2
