@@ -256,8 +256,8 @@ def _store_references(
 def _pool_rows(plan: Plan, row_ids: np.ndarray) -> list[np.ndarray]:
     """(n_pool,) bool of each reference, in the audit's order.
 
-    Lineage names a record "train:i" or "holdout:i", its place among the target's members or non-members. An exact
-    copy of a record is another record, as in the splits of our own references: pairs stay complementary.
+    Lineage names a record "train:i" or "holdout:i", its place among the target's members or non-members. A copy of a
+    record has a membership of its own here; `references.ensure` counts who trained on either as one that knows both.
     """
     row = plan.target.row
     columns = {

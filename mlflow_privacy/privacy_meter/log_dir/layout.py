@@ -85,10 +85,7 @@ def pool_rows(audits: Sequence[Audited]) -> np.ndarray:
 
 
 def memberships(models: Sequence[Model], pool: np.ndarray) -> np.ndarray:
-    """(n_models, n_pool) bool: who trained on what.
-
-    A held-out record that is an exact copy of a training record is in no audit, and a member of no model here.
-    """
+    """(n_models, n_pool) bool: who trained on what."""
     table = np.zeros((len(models), len(pool)), bool)
     places: dict[int, np.ndarray] = {}  # of each audit's pool, read once for all its models
     for row, model in zip(table, models, strict=True):
