@@ -179,6 +179,7 @@ class AuditTarget:
       n_trained: records that the lineage says the model trained on, copies and all; None if not known.
       doubts: sentences on why the members may not be the records that the model was trained on.
       label_name: name of the label column, "" if it has none that is known.
+      classes: labels in the order of the model's outputs, where the lineage says it; None means sorted.
     """
 
     model: AuditedModel
@@ -200,6 +201,7 @@ class AuditTarget:
     n_trained: int | None = None
     doubts: tuple[str, ...] = ()
     label_name: str = ""
+    classes: tuple[Any, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _alike(signal: np.ndarray, outside: Sequence[np.ndarray]) -> bool:
     ordered = [np.sort(values) for values in (signal, *outside)]
     mine = np.array([_distance(ordered[0], other) for other in ordered[1:]])
     pairs = np.array([_distance(a, b) for i, a in enumerate(ordered[1:]) for b in ordered[2 + i :]])
-    return bool(mine.mean() <= pairs.mean() + max(_ALIKE, 3 * float(pairs.std())))
+    return bool(mine.mean() <= pairs.mean() + max(_ALIKE, 2 * float(pairs.std())))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -128,7 +128,8 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _below_logged(target: AuditTarget, own: ModelOutputs, member: np.ndarray, y: np.ndarray) -> str:
-    quality, pool_members = target.quality, int(np.sum(target.membership))
+    quality, scored = target.quality, True if target.scored is None else target.scored
+    pool_members = int(np.sum(target.membership & scored))  # copies are not asked about
     if quality is None or target.always is not None or not member.any():
         return ""
     n = int(member.sum())

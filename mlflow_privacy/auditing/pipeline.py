@@ -25,6 +25,7 @@ from mlflow_privacy.auditing.findings import (
     fidelity_of,
     find_warnings,
 )
+from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import in_canonical_order, questions
 from mlflow_privacy.auditing.records_view import check_slices, column
@@ -85,6 +86,7 @@ def audit(
     names, answers = ask_target(target, ask, options, has_references=count > 0)
     own, own_further = ask.split(answers)
     game.check(target, count, names)
+    check_label_order(target, ask, own[0], member)
     allow = options.allow_unfamiliar_members
     doubts = check_logged_quality(target, own[0], member, asked.y, allow=allow)
     clock.lap("target signals")

@@ -39,6 +39,7 @@ class Asking:
       queries: how many times each record is asked about.
       aids: what the attacker has besides an audited language model.
       n_further: how many of `data`, the last ones, only a game asks about.
+      classes: labels in the order of the outputs; order: the same where the lineage says it, else None.
     """
 
     data: tuple[Records, ...]
@@ -51,6 +52,7 @@ class Asking:
     augmentation: Mapping[str, Any]
     aids: LanguageAids | None = None
     n_further: int = 0
+    order: tuple[Any, ...] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: of the options those that answering needs, none of the caller's live objects."""
@@ -67,7 +69,7 @@ class Asking:
         return dataclasses.replace(
             self,
             data=(*self.data, *(question.records for question in further)),
-            keys=(*self.keys, *(_queried(question.key, self.queries) for question in further)),
+            keys=(*self.keys, *(_kept(question.key, self.queries, self.order) for question in further)),
             n_further=self.n_further + len(further),
         )
 
@@ -151,18 +153,26 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(_queried(key, queries) for key in digests),
+        keys=tuple(_kept(key, queries, target.classes) for key in digests),
         queries=queries,
         task=target.task,
-        classes=np.unique(target.pool.y) if target.task == "classification" else None,
+        classes=_classes(target) if target.task == "classification" else None,
         options=options,
         augmentation=augmentation,
         aids=_aids(target, options),
+        order=target.classes,
     )
 
 
-def _queried(key: str, queries: int) -> str:
-    """The key of answers that are means over several queries of a record."""
+def _classes(target: AuditTarget) -> np.ndarray:
+    """Labels in the order of the outputs: sorted, unless the lineage says otherwise."""
+    return np.unique(target.pool.y) if target.classes is None else np.asarray(target.classes)
+
+
+def _kept(key: str, queries: int, order: Sequence[Any] | None) -> str:
+    """The key of answers that are means over several queries of a record, or read in an order of the classes."""
+    if order is not None:
+        key = digest({"data": key, "classes": list(order)})
     return key if queries == 1 else digest({"data": key, "queries": queries})
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--holdout", help="Held-out records (the non-members). Default: the model's lineage.")
 @click.option("--population", help="Records that no audited model trained on. Default: lineage, or the non-members.")
 @click.option("--targets", metavar="COLUMN", help="Label column of the files above.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="LABEL", help="Of each output in order, repeatable. Default: sorted."
+)
 @click.option("--recipe", type=click.Path(path_type=Path), help="YAML or JSON file: how reference models are trained.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the reference splits.")
@@ -42,6 +45,7 @@ def command(
     model_uri: str,
     recipe: Path | None,
     attacks: tuple[str, ...],
+    classes: tuple[str, ...],
     game_options: tuple[str, ...],
     slices: tuple[str, ...],
     show_records: bool,
@@ -60,6 +64,8 @@ def command(
     options = {("random_seed" if key == "seed" else key): value for key, value in given.items() if value is not None}
     if attacks:
         options["attacks"] = list(attacks)
+    if classes:
+        options["classes"] = list(classes)
     if game_options:
         options["game_options"] = _key_values(game_options)
     if slices:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlparse, urlunparse
@@ -14,6 +14,7 @@ from urllib.parse import urlparse, urlunparse
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
+from mlflow_privacy.lineage.classes import plain_classes
 from mlflow_privacy.lineage.files import read_path, write_table
 from mlflow_privacy.lineage.manifest import (
     ROLES,
@@ -50,6 +51,7 @@ def log_lineage(
     targets: str | None = None,
     text: str | None = None,
     prompt: str | None = None,
+    classes: Sequence[Any] | None = None,
     mask: Any = None,
     row_indices: Any = None,
     canaries: Any = None,
@@ -76,6 +78,8 @@ def log_lineage(
       text: the column that a language model reads, of frames, Hugging Face datasets and files; a list of strings gets
         this name. Such data needs no labels, but for a classifier.
       prompt: the column that stands before the text and is not learned.
+      classes: the labels in the order of the model's outputs, where that is not their sorted order and the model does
+        not name them itself: ["yes", "no"] for a net whose first output is that of "yes".
       mask: (n,) bool over the rows of `train`: True where the model trains on the row; the others are non-members.
         Without `train` it is about the one training dataset that `mlflow.log_input` recorded on the run.
       row_indices: instead of a mask, the indices of the rows the model trains on, or {"train": …, "holdout": …,
@@ -110,7 +114,7 @@ def log_lineage(
     }
     if canaries is not None and train is None:
         raise LineageError("canaries are rows of the training data: pass train= with them.")
-    if not given and recipe is None and mask is None and row_indices is None:
+    if not given and recipe is None and classes is None and mask is None and row_indices is None:
         raise LineageError("log_lineage was called without anything to log: pass train= and holdout=, or recipe=.")
     plain = None if recipe is None else plain_recipe(named_base(recipe))
     if plain is not None:
@@ -144,7 +148,12 @@ def log_lineage(
             entries.pop(SPLIT, None)
     if inputs:
         client.log_inputs(run_id, inputs)
-    write_manifest(client, run_id, Manifest(entries, earlier.recipe if plain is None else plain), folder)
+    manifest = Manifest(
+        entries,
+        earlier.recipe if plain is None else plain,
+        earlier.classes if classes is None else plain_classes(classes),
+    )
+    write_manifest(client, run_id, manifest, folder)
 
 
 def membership_rows(mask: Any, row_indices: Any, n: int | None) -> dict[str, np.ndarray] | None:

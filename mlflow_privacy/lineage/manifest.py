@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -59,19 +59,21 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What was logged, by role."""
+    """What was logged, by role; `classes` are labels in the order of the model's outputs."""
 
     entries: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
+    classes: Sequence[Any] | None = None
 
     def to_json(self) -> str:
         entries = [
             {k: v for k, v in dataclasses.asdict(entry).items() if v is not None and k != "folder"}
             for entry in self.entries.values()
         ]
-        return json.dumps(
-            {"format": FORMAT, "datasets": entries, "recipe": self.recipe, "row_id_base": 0}, indent=2, sort_keys=True
-        )
+        values: dict[str, Any] = {"format": FORMAT, "datasets": entries, "recipe": self.recipe, "row_id_base": 0}
+        if self.classes is not None:
+            values["classes"] = list(self.classes)
+        return json.dumps(values, indent=2, sort_keys=True)
 
     @staticmethod
     def from_json(text: str, folder: str, where: str) -> Manifest:
@@ -90,14 +92,14 @@ class Manifest:
             entries = [
                 Entry(**{k: v for k, v in item.items() if k in known}, folder=folder) for item in data["datasets"]
             ]
-            recipe = data.get("recipe")
+            recipe, classes = data.get("recipe"), data.get("classes")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error
         for entry in entries:
             for name in (entry.file, entry.rows, entry.canaries):
                 if name is not None and PurePosixPath(name).name != name:
                     raise LineageError(f"{where} names a file outside its folder, {name!r}: log the lineage again.")
-        return Manifest({entry.role: entry for entry in entries}, recipe)
+        return Manifest({entry.role: entry for entry in entries}, recipe, classes)
 
 
 def manifest_folder(model_id: str | None) -> str:
@@ -124,7 +126,8 @@ def model_manifest(files: RunFiles, model_id: str | None) -> Manifest:
     for manifest in found:
         if manifest is not None:
             recipe = merged.recipe if manifest.recipe is None else manifest.recipe
-            merged = Manifest({**merged.entries, **manifest.entries}, recipe)
+            classes = merged.classes if manifest.classes is None else manifest.classes
+            merged = Manifest({**merged.entries, **manifest.entries}, recipe, classes)
     return merged
 
 

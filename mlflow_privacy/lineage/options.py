@@ -17,6 +17,7 @@ class LineageOptions(BaseModel):
     holdout: Any = None
     population: Any = None
     targets: str | None = None
+    classes: Sequence[Any] | None = None
     recipe: Mapping[str, Any] | None = None
     train_fn: Callable[..., Any] | None = None
     population_size: int | None = Field(default=None, ge=1)

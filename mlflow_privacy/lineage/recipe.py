@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def recipe_settings(
         settings.update(layer)
     if options.train_fn is None:  # what the training claims, not how it trains
         own = {} if is_module or not hasattr(native, "get_params") else native.get_params()
-        settings = {k: v for k, v in settings.items() if k not in ("epsilon", "delta") or k in own}
+        settings = {k: v for k, v in settings.items() if k not in ("epsilon", "delta", "classes") or k in own}
     used = [name for name, layer in reversed(layers) if layer]
     if options.train_fn is not None:
         used.insert(0, "train_fn")
@@ -161,8 +162,12 @@ def resolve_recipe(
     params: Mapping[str, str],
     task: Task,
     pool: Records,
+    classes: Sequence[Any] | None = None,
 ) -> tuple[Recipe | None, str]:
     """The recipe, or None and why there is none.
+
+    Args:
+      classes: labels in the order of the outputs, where they are not sorted: references learn them in this order too.
 
     Raises:
       RecipeError, UnsafeError: what the caller gave explicitly cannot be used.
@@ -177,7 +182,10 @@ def resolve_recipe(
         if isinstance(dotted, str):
             del settings["train_fn"]
             train_fn = train_fn or import_allowed(dotted, options.allow_code)
-        return make_recipe(native, settings, train_fn=train_fn, task=task, source=source, data=pool), ""
+        recipe = make_recipe(native, settings, train_fn=train_fn, task=task, source=source, data=pool)
+        if classes is not None and "classes" in recipe.spec:
+            recipe = dataclasses.replace(recipe, spec={**recipe.spec, "classes": list(classes)})
+        return recipe, ""
     except (RecipeError, UnsafeError) as error:
         if explicit:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import LineageError, UnsafeError
+from mlflow_privacy.lineage.classes import output_classes
 from mlflow_privacy.lineage.doubts import weakly_verified
 from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
@@ -57,6 +58,7 @@ def resolve_target(
 
     Raises:
       LineageError: members or non-members cannot be found, loaded or verified; names every input and the remedies.
+      ConfigError: `classes` does not name the labels of the data.
       RecipeError: the recipe or `train_fn` in `options` cannot train a reference model.
       UnsafeError: a source is a pickle, or the recipe in `options` names code that is not allowed.
     """
@@ -106,7 +108,10 @@ def resolve_target(
     task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
     pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
     always = None if fixed is None else membership & np.isin(pool.row_ids, members.row_ids[fixed])
-    recipe, problem = resolve_recipe(native, options, logged=manifest.recipe, params=params, task=task, pool=pool)
+    classes = output_classes(native, _said_classes(options, manifest), pool.y) if task == "classification" else None
+    recipe, problem = resolve_recipe(
+        native, options, logged=manifest.recipe, params=params, task=task, pool=pool, classes=classes
+    )
     _logger.info("%s: %d members, %d non-members, %s", label, membership.sum(), (~membership).sum(), task)
     return AuditTarget(
         model=audited,
@@ -128,7 +133,15 @@ def resolve_target(
         n_trained=sum(len(part) for part in records["train"]),
         doubts=tuple(doubts),
         label_name=_label_name(parts),
+        classes=classes,
     )
+
+
+def _said_classes(options: LineageOptions, manifest: Manifest) -> Any:
+    """Labels in the order of the outputs, from whoever says them first: the caller, then the lineage."""
+    said = (options.classes, (options.recipe or {}).get("classes"))
+    said += (manifest.classes, (manifest.recipe or {}).get("classes"))
+    return next((classes for classes in said if classes is not None), None)
 
 
 # --- records -----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     result = call(
         *("audit", "models:/m/1", "--num-ref-models", 4, "--attack", "rmia", "--attack", "lira", "--train", "a.csv"),
         *("--holdout", "b.csv", "--targets", "y", "--recipe", recipe, "--seed", 3, "--batch-size", 64),
-        *("--slice", "age", "--slice", "region", "--show-records"),
+        *("--slice", "age", "--slice", "region", "--show-records", "--class", "yes", "--class", "no"),
     )
     assert result.exit_code == 0, result.output
     assert audited == {
@@ -93,6 +93,7 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
         "random_seed": 3,
         "batch_size": 64,
         "slices": ["age", "region"],
+        "classes": ["yes", "no"],
         "show_records": True,
         "device": "auto",
     }

@@ -142,6 +142,23 @@ def test_a_classifier_of_texts_keeps_its_labels(tracking, base):
     assert found.pool.y.tolist() == records.y.tolist()
 
 
+def test_the_names_of_a_classifiers_outputs_give_their_order(tracking, base, tmp_path):
+    names = {0: "water", 1: "land"}
+    model = make_model("sequence_classification", id2label=names, label2id={"water": 0, "land": 1})
+    make_model("sequence_classification", seed=1).save_pretrained(tmp_path / "base")
+    base[0].tokenizer.save_pretrained(tmp_path / "base")
+    records = make_records(12, labels=True)
+    frame = records.x.assign(label=np.array(["water", "land"])[records.y])
+    recipe = {**SETTINGS, "objective": "sequence_classification", "base": str(tmp_path / "base")}
+    with mlflow.start_run():
+        log_lineage(train=frame[:8], holdout=frame[8:], text="text", targets="label", recipe=recipe)
+        info = log_transformers(model, base[0].tokenizer, "text-classification")
+    found = resolve_target(info.model_uri)
+    assert not found.recipe_problem
+    assert found.classes == ("water", "land")  # sorted, it would be the other way round
+    assert found.recipe.spec["classes"] == ["water", "land"]  # so that references learn them in this order too
+
+
 def test_what_has_no_log_probability_is_refused(base):
     import transformers
 

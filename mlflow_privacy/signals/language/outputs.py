@@ -112,10 +112,11 @@ def classifier_outputs(
 ) -> ModelOutputs:
     """What a classifier of texts says about each record: φ of its class logits.
 
-    Labels that the model's own `label2id` names are read so; others as `trainers.torch.tensors.label_indices` does.
+    Labels are matched to outputs as `trainers.torch.tensors.label_indices` does, for references like for the target.
 
     Args:
-      classes: sorted labels of the whole pool; those of `records` if None.
+      classes: labels of the whole pool, sorted or in the order of the outputs (`lineage.classes` takes a model's own
+        `id2label`); None reads the `label2id` of the model, or else takes those of `records`.
       batch_size: of inference, in texts; it does not change the result.
 
     Raises:
@@ -131,7 +132,7 @@ def classifier_outputs(
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     known = np.unique(records.y) if classes is None else np.asarray(classes)
     names = getattr(getattr(lm.model, "config", None), "label2id", None) or {}
-    if known.dtype.kind in "OUST" and all(name in names for name in known.tolist()):
+    if classes is None and known.dtype.kind in "OUST" and all(name in names for name in known.tolist()):
         index = np.array([names[label] for label in records.y.tolist()], np.int64)
     else:
         index = label_indices(records.y, known, logits.shape[1], error=SignalError)

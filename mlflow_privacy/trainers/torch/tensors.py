@@ -169,11 +169,11 @@ def label_indices(
     """(n,) column of a module's outputs that each label means.
 
     Whole numbers that index the outputs stay as they are; other labels (names, or numbers outside
-    0..n_outputs - 1) take their place among the sorted classes of the pool.
+    0..n_outputs - 1, or in another order than theirs) take their place among `classes`.
 
     Args:
       y: (n,) labels.
-      classes: sorted labels of the pool; they decide, not the records at hand.
+      classes: labels of the pool, sorted or in the order of the outputs; they decide, not the records at hand.
       n_outputs: how many classes the module knows.
 
     Raises:
@@ -184,7 +184,8 @@ def label_indices(
     """
     y, classes = np.asarray(y), np.asarray(classes)
     whole = _whole(classes)
-    if whole is not None and len(whole) and whole.min() >= 0 and whole.max() < n_outputs:
+    ordered = whole is not None and len(whole) > 0 and bool((np.diff(whole) > 0).all())
+    if whole is not None and ordered and whole.min() >= 0 and whole.max() < n_outputs:
         index = _whole(y)
         if index is None or (len(index) and (index.min() < 0 or index.max() >= n_outputs)):
             raise error(f"Labels must be whole numbers from 0 to {n_outputs - 1}, got {_some(y)}.")
