@@ -322,6 +322,8 @@ def _audit_target(config: ExperimentConfig, target: TargetReport) -> tuple[Targe
             )
         finally:
             LISTENER.reset(token)
+    for warning in found[-1].warnings:
+        _logger.warning("%s v%s: %s", config.name, target.version, warning)
     audit = {key: float(value) for key, value in result.metrics.items()}
     names = [key.split("/")[1] for key in audit if re.fullmatch(r"privacy/(?!blind)[^/]+/auc", key)]
     headline = options.get("headline") or (names[0] if names else "")
