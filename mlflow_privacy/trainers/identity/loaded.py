@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import operator
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 from mlflow_privacy.trainers.identity.origins import source_files
 
+_GLOBAL = re.compile(rb"(?m)^[ \t]*global[ \t]+([^\n#;]+)")
 _SMALL = 1e6  # numbers that are computed with
 
 
@@ -41,25 +44,31 @@ def changed_since_loaded(roots: Iterable[str]) -> list[str]:
 
 def _first_change(module: types.ModuleType, file: Path) -> list[str]:
     try:
-        source = file.read_bytes()
-        tree = ast.parse(source)
-        code = SourceFileLoader(module.__name__, str(file)).source_to_code(source, str(file))  # read, never run
+        written, constants = _written(file.read_bytes(), str(module.__file__))
     except (OSError, SyntaxError, ValueError):
         return [module.__name__]
-    written: dict[str, list[types.CodeType]] = {}
-    for inner in _nested(code):
-        written.setdefault(inner.co_name, []).append(inner)
     for name, function in _functions(module):
         live = function.__code__
         if live.co_filename == module.__file__ and not any(
-            same_code(live, one) for one in written.get(live.co_name, [])
+            same_code(live, one) for one in written.get(live.co_name, ())
         ):
             return [f"{module.__name__}.{name}"]
-    state = {name for inner in _nested(code) for name in _set_globally(inner)}
-    for name, value in _constants(tree).items():
-        if name not in state and name in vars(module) and not _same(vars(module)[name], value):
+    for name, value in constants.items():
+        if name in vars(module) and not _same(vars(module)[name], value):
             return [f"{module.__name__}.{name}"]
     return []
+
+
+@functools.lru_cache(maxsize=1024)
+def _written(source: bytes, file: str) -> tuple[dict[str, list[types.CodeType]], dict[str, Any]]:
+    """Code objects of a source file by their name, and constants at its top that no function sets."""
+    tree = ast.parse(source)
+    code = SourceFileLoader("", file).source_to_code(tree, file)  # type: ignore[arg-type]  # read, never run
+    written: dict[str, list[types.CodeType]] = {}
+    for inner in _nested(code):
+        written.setdefault(inner.co_name, []).append(inner)
+    state = {name.strip().decode() for names in _GLOBAL.findall(source) for name in names.split(b",")}
+    return written, {name: value for name, value in _constants(tree).items() if name not in state}
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -79,13 +88,6 @@ def _functions(module: types.ModuleType) -> Iterator[tuple[str, types.FunctionTy
                 inner = getattr(member, "fget", None) or getattr(member, "__func__", None) or member
                 if isinstance(inner, types.FunctionType):
                     yield f"{name}.{own}", inner
-
-
-def _set_globally(code: types.CodeType) -> Iterator[str]:
-    import dis
-
-    if code.co_flags & 1:  # CO_OPTIMIZED: a function, not the body of a class
-        yield from (i.argval for i in dis.get_instructions(code) if i.opname == "STORE_GLOBAL")
 
 
 def _constants(tree: ast.Module) -> dict[str, Any]:
