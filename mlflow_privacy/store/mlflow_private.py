@@ -69,8 +69,8 @@ def dataset_entity(dataset: Dataset) -> DatasetEntity:
     from mlflow.entities import Dataset as DatasetEntity
 
     values = dataset.to_dict()
-    fields = (values[name] for name in ("name", "digest", "source_type", "source"))
-    return DatasetEntity(*fields, schema=values.get("schema"), profile=values.get("profile"))
+    fields = {name: values[name] for name in ("name", "digest", "source_type", "source")}
+    return DatasetEntity(**fields, schema=values.get("schema"), profile=values.get("profile"))
 
 
 class LoadedFirst:

@@ -6,7 +6,7 @@ it, the documented way is taken. `tests/trainers/test_torch_private.py` names th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,19 +65,19 @@ def unwrapped(method: Any) -> Callable[..., Any] | None:
     return method if callable(method) else None
 
 
-def lerp_all(tensors: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], weight: float) -> None:
+def lerp_all(tensors: list[torch.Tensor], ends: list[torch.Tensor], weight: float) -> None:
     """Each tensor moves to its end by a share of the way, in a few kernels for all together."""
     if hasattr(torch, "_foreach_lerp_"):
-        torch._foreach_lerp_(tensors, ends, weight)  # type: ignore[arg-type]
+        torch._foreach_lerp_(tensors, ends, weight)
         return
     for tensor, end in zip(tensors, ends, strict=True):
         tensor.lerp_(end, weight)
 
 
-def copy_all(tensors: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
+def copy_all(tensors: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
     """Each tensor takes its source's values, in a few kernels for all together."""
     if hasattr(torch, "_foreach_copy_"):
-        torch._foreach_copy_(tensors, sources)  # type: ignore[arg-type]
+        torch._foreach_copy_(tensors, sources)
         return
     for tensor, source in zip(tensors, sources, strict=True):
         tensor.copy_(source)
