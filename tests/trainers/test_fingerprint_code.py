@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from mlflow_privacy.fingerprint import digest, recipe_digest
-from mlflow_privacy.trainers import make_recipe
+from mlflow_privacy.trainers import TRAINERS, make_recipe
 from mlflow_privacy.trainers.canonical import Walk, canonical, own_code, untold
 from mlflow_privacy.trainers.identity.origins import library_version, origin, source_files
 
@@ -453,3 +453,52 @@ def test_a_walk_over_nothing_of_the_callers_rests_on_nothing():
     walk = Walk()
     walk([len, LogisticRegression, {"a": 1}])
     assert walk.code() == {}
+
+
+TRAINER = """
+from mlflow_privacy.trainers.base import OneByOne
+from mlflow_privacy.types import Recipe
+
+class Model:
+    pass
+
+class Trainer(OneByOne):
+    def recipe_for(self, model, settings, *, task, source="", data=None):
+        return Recipe("theirs", {"task": task}) if isinstance(model, Model) else None
+
+    def train_one(self, recipe, data, seed, *, device):
+        return {}
+"""
+
+
+def test_a_trainer_of_others_is_told_by_its_code():
+    keys = []
+    for amount in (1, 2, 1):
+        space = in_main(TRAINER.replace("{}", str(amount)))
+        TRAINERS["theirs"] = space["Trainer"]
+        try:
+            recipe = make_recipe(space["Model"](), None, task="classification")
+        finally:
+            del TRAINERS["theirs"]
+        assert recipe.spec == {"task": "classification"}
+        keys.append(recipe_digest(recipe))
+    assert keys[0] == keys[2] != keys[1]
+
+
+FAST = """
+from mlflow_privacy.zoo.fast_resnet import FastResNet
+
+class Net(FastResNet):
+    def forward(self, x):
+        return super().forward(x) * {}
+"""
+
+
+def test_a_subclass_of_our_fast_network_is_told_by_its_code():
+    from mlflow_privacy.zoo.fast_resnet import FastResNet
+
+    nets = [in_main(FAST.replace("{}", str(factor)))["Net"]((1, 28, 28), 3) for factor in (1, 2)]
+    recipes = [make_recipe(net, {}, task="classification") for net in (*nets, FastResNet((1, 28, 28), 3))]
+    assert len({recipe_digest(recipe) for recipe in recipes}) == 3
+    assert own_code(recipes[0])
+    assert recipes[2].rests_on == {}

@@ -308,6 +308,24 @@ def test_what_changes_the_model_changes_the_fingerprint(changed):
     assert recipe_digest(recipe_of(base, **changed)) != recipe_digest(recipe_of(base))
 
 
+def test_a_layer_of_an_own_class_is_told_by_its_code_and_attributes():
+    def with_activation(factor, slope=0.1):
+        space = {"__name__": "__main__", "torch": torch}
+        exec(
+            "class Own(torch.nn.Module):\n    def __init__(self, slope):\n        super().__init__()\n"
+            f"        self.slope = slope\n    def forward(self, x):\n        return x.relu() * {factor}\n",
+            space,
+        )
+        base = make_language_model()
+        base.model.transformer.h[0].mlp.act = space["Own"](slope)
+        return recipe_digest(recipe_of(base))
+
+    keys = [with_activation(1), with_activation(2), with_activation(1, slope=0.2), with_activation(1)]
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[3]
+    assert recipe_of(make_language_model()).rests_on == {}
+
+
 def test_the_base_of_a_peft_model_is_found_inside_it():
     base, data = make_language_model(), make_records(8)
     recipe = recipe_of(base, peft=LORA)
