@@ -15,7 +15,8 @@ from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest, record_keys
 from mlflow_privacy.games.game import Question
 from mlflow_privacy.lineage.copies import choose_records
-from mlflow_privacy.signals import model_outputs, residual_scale
+from mlflow_privacy.signals import model_outputs, outputs_reading, residual_scale
+from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
 
@@ -40,6 +41,7 @@ class Asking:
       aids: what the attacker has besides an audited language model.
       n_further: how many of `data`, the last ones, only a game asks about.
       classes: labels in the order of the outputs; order: the same where the lineage says it, else None.
+      reading: what the outputs of a PyTorch classifier are, decided on the audited model for all.
     """
 
     data: tuple[Records, ...]
@@ -53,6 +55,7 @@ class Asking:
     aids: LanguageAids | None = None
     n_further: int = 0
     order: tuple[Any, ...] | None = None
+    reading: Reading | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: of the options those that answering needs, none of the caller's live objects."""
@@ -69,9 +72,16 @@ class Asking:
         return dataclasses.replace(
             self,
             data=(*self.data, *(question.records for question in further)),
-            keys=(*self.keys, *(_kept(question.key, self.queries, self.order) for question in further)),
+            keys=(
+                *self.keys,
+                *(_kept(question.key, self.queries, self.order, self._read_key()) for question in further),
+            ),
             n_further=self.n_further + len(further),
         )
+
+    def _read_key(self) -> Reading | None:
+        """What distinguishes answers of a binary model that are kept."""
+        return _read_key(self.reading, self.classes)
 
     def split(self, answers: Sequence[ModelOutputs]) -> tuple[tuple[ModelOutputs, ...], tuple[ModelOutputs, ...]]:
         """Answers about pool and population, and those about further records."""
@@ -96,6 +106,7 @@ class Asking:
                 scale=residual_scale(values[0]) if values and self.task == "regression" else None,
                 extras=() if values else extras,
                 aids=self.aids,
+                reading=self.reading,
             )
             values.append(self._averaged(asked, records))
         return tuple(values)
@@ -149,18 +160,21 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     _check_both(target.membership[rows], options.data_size)
     data = (pool,) if target.population is None else (pool, target.population)
     augmentation, queries = _queries(target.recipe, pool, options)
+    classes = _classes(target) if target.task == "classification" else None
+    reading = None if classes is None else _reading(target, data, classes, options)
     digests = [design.pool_digest if part is target.pool else data_digest(part) for part in data]
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(_kept(key, queries, target.classes) for key in digests),
+        keys=tuple(_kept(key, queries, target.classes, _read_key(reading, classes)) for key in digests),
         queries=queries,
         task=target.task,
-        classes=_classes(target) if target.task == "classification" else None,
+        classes=classes,
         options=options,
         augmentation=augmentation,
         aids=_aids(target, options),
         order=target.classes,
+        reading=reading,
     )
 
 
@@ -169,10 +183,33 @@ def _classes(target: AuditTarget) -> np.ndarray:
     return np.unique(target.pool.y) if target.classes is None else np.asarray(target.classes)
 
 
-def _kept(key: str, queries: int, order: Sequence[Any] | None) -> str:
-    """The key of answers that are means over several queries of a record, or read in an order of the classes."""
+def _reading(
+    target: AuditTarget, data: Sequence[Records], classes: np.ndarray, options: AuditOptions
+) -> Reading | None:
+    """What the target's outputs are, and so those of its references; None for what is no PyTorch classifier."""
+    settings = target.recipe.spec.get("settings") if target.recipe is not None else None
+    loss = settings.get("loss") if isinstance(settings, Mapping) else None
+    return outputs_reading(
+        target.model.native,
+        data,
+        classes=classes,
+        loss=loss if isinstance(loss, str) else None,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
+
+
+def _read_key(reading: Reading | None, classes: np.ndarray | None) -> Reading | None:
+    """The reading, where two models of one architecture could once be read unlike: with two classes."""
+    return reading if classes is not None and len(classes) == 2 else None
+
+
+def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: Reading | None) -> str:
+    """The key of answers that are means over several queries of a record, or read in an own way."""
     if order is not None:
         key = digest({"data": key, "classes": list(order)})
+    if reading is not None:
+        key = digest({"data": key, "reading": reading})
     return key if queries == 1 else digest({"data": key, "queries": queries})
 
 

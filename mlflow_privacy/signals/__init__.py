@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
+from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
@@ -18,7 +19,7 @@ from mlflow_privacy.types import ModelOutputs, Records, Task
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids
 
-__all__ = ["SIGNALS", "model_outputs", "residual_scale"]
+__all__ = ["SIGNALS", "model_outputs", "outputs_reading", "residual_scale"]
 
 
 def model_outputs(
@@ -32,6 +33,7 @@ def model_outputs(
     scale: float | None = None,
     extras: Sequence[str] = (),
     aids: LanguageAids | None = None,
+    reading: Reading | None = None,
 ) -> ModelOutputs:
     """What a model says about each record.
 
@@ -49,6 +51,7 @@ def model_outputs(
       scale: σ of a regressor, from `residual_scale` of its outputs on the pool; None takes it from `records`.
       extras: keys of further signals of a causal language model, from `attacks.extra_signals`.
       aids: what some of them need: base model, masked model, prefix.
+      reading: what the outputs of a PyTorch classifier are, from `outputs_reading`; None finds it for these records.
 
     Returns:
       (n,) signals, correctness and losses.
@@ -82,7 +85,14 @@ def model_outputs(
         from mlflow_privacy.signals.torch import module_outputs
 
         return module_outputs(
-            model, records, task=task, classes=classes, device=device, batch_size=batch_size, scale=scale
+            model,
+            records,
+            task=task,
+            classes=classes,
+            device=device,
+            batch_size=batch_size,
+            scale=scale,
+            reading=reading,
         )
     estimator = callable(getattr(model, "predict", None)) and (
         hasattr(model, "predict_proba") or callable(getattr(model, "get_params", None))
@@ -104,6 +114,29 @@ def model_outputs(
         f"A {type(model).__module__}.{type(model).__qualname__} cannot be asked for predictions: it is no PyTorch "
         "module, no estimator, and has no predict. Log the model with an MLflow flavor that has a pyfunc."
     )
+
+
+def outputs_reading(
+    model: Any,
+    data: Sequence[Records],
+    *,
+    classes: np.ndarray | None = None,
+    loss: str | None = None,
+    device: str = "auto",
+    batch_size: int = 1024,
+) -> Reading | None:
+    """Whether a PyTorch classifier gives logits or probabilities; None for any other model. See `module_reading`.
+
+    An audit decides it once, on the audited model, and reads every model on every record so.
+    """
+    if isinstance(model, LanguageModel):
+        return None
+    model, torch = _native(model), sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return None
+    from mlflow_privacy.signals.torch import module_reading
+
+    return module_reading(model, data, classes=classes, loss=loss, device=device, batch_size=batch_size)
 
 
 def _native(model: Any) -> Any:

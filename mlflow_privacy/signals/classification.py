@@ -8,10 +8,14 @@ them, because 1 - p_y of a saturated softmax is 0; from probabilities with a cli
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.types import Link, ModelOutputs
+
+Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
 
 PROBABILITY_TOLERANCE = 1e-3  # of a row's sum; half-precision softmax over many classes is off by nearly as much
 

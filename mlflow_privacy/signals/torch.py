@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, outputs_from_phi
+from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, Reading, outputs_from_phi
+from mlflow_privacy.signals.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
 from mlflow_privacy.trainers.torch.kept_memory import kept_memory
@@ -40,16 +41,75 @@ def module_outputs(
     device: str = "auto",
     batch_size: int = 1024,
     scale: float | None = None,
+    reading: Reading | None = None,
 ) -> ModelOutputs:
     """Outputs of a module; it is left on its device and in its training modes.
 
     Outputs (n, c) are logits (or log-probabilities, which give the same φ) unless every row is a distribution; outputs
-    (n, 1) or (n,) are the logit of the second class unless all lie in [0, 1].
+    (n, 1) or (n,) are the logit of the second class unless all lie in [0, 1]. Where the last operation that made them
+    tells (a linear layer, a sigmoid, ...), it decides and not their values.
+
+    Args:
+      reading: what a classifier's outputs are, from `module_reading` of the audited model; None finds it here.
 
     Raises:
       SignalError: outputs of another shape, labels that do not fit, NaN, or no memory for a single record.
     """
     module = restore_exported(module)
+    if task == "regression":
+        with _prepared(module, records, device, batch_size) as (feeder, size):
+            parts = forward(module, feeder, len(records), size, lambda output, start: _values(output).cpu())
+        return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
+    whole, said = _read_all(module, records, classes, device, batch_size, reading)
+    if said == "probabilities" or (said is None and bool(whole.distribution.all())):
+        return outputs_from_phi(whole.probability.cpu().numpy(), whole.likely.cpu().numpy())
+    return outputs_from_phi(whole.logit.cpu().numpy(), whole.correct.cpu().numpy())
+
+
+def module_reading(
+    module: torch.nn.Module,
+    data: Sequence[Records],
+    *,
+    classes: np.ndarray | None = None,
+    loss: str | None = None,
+    device: str = "auto",
+    batch_size: int = 1024,
+) -> Reading:
+    """What a classifier's outputs are, decided once so that all models and records of an audit are read alike.
+
+    By the last operation of the module, else by the loss it is trained with, else by its outputs on all records.
+
+    Args:
+      data: all records of the audit that the model is asked about.
+      loss: name of the loss in the recipe, None if it is not known.
+
+    Raises:
+      SignalError: as `module_outputs`.
+
+    >>> records = Records(np.zeros((4, 2), np.float32), np.array([0, 1, 0, 1]), np.arange(4).astype(str))
+    >>> linear = torch.nn.Linear(2, 1)
+    >>> module_reading(linear, [records]), module_reading(torch.nn.Sequential(linear, torch.nn.Sigmoid()), [records])
+    ('logits', 'probabilities')
+    """
+    module = restore_exported(module)
+    watched, first = Watched(module), data[0].take(np.arange(min(len(data[0]), PROBED)))
+    with _prepared(module, first, device, batch_size) as (feeder, size):
+        output = forward(watched, feeder, len(first), size, lambda output, start: output)[0]
+    single = _n_outputs(output) == 1
+    if watched.reading == "logits" or (watched.reading is not None and single):
+        return watched.reading
+    if watched.reading == "probabilities" and bool(_are_distributions(_values(output)).all()):
+        return "probabilities"
+    name = "" if loss is None or not single else loss.lower().replace("_", "").rpartition(".")[2]
+    if name.startswith("bce"):
+        return "logits" if "logits" in name else "probabilities"
+    wholes = (_read_all(module, records, classes, device, batch_size, None)[0] for records in data)
+    return "probabilities" if all(bool(whole.distribution.all()) for whole in wholes) else "logits"
+
+
+@contextlib.contextmanager
+def _prepared(module: torch.nn.Module, records: Records, device: str, batch_size: int) -> Iterator[tuple[Feeder, int]]:
+    """The records as the module takes them, and how many at once, while it is in evaluation mode on its device."""
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(evaluating(module, resolve_device(device)))
         dtype = input_dtype(module)
@@ -58,24 +118,38 @@ def module_outputs(
             example = feeder.slice(0, PROBED)
             batch_size = inference_batch(module, example.shape[1:], batch_size, where)
             stack.enter_context(fast_layout(module, example))
-        if task == "regression":
-            parts = forward(module, feeder, len(records), batch_size, lambda output, start: _values(output).cpu())
-            return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
-        index: dict[int, torch.Tensor] = {}
+        yield feeder, batch_size
 
-        def read(output: torch.Tensor, start: int) -> _Phi:
-            n_outputs = _n_outputs(output)
-            if n_outputs not in index:
-                known = np.unique(records.y) if classes is None else classes
-                columns = label_indices(records.y, known, max(n_outputs, 2), error=SignalError)
-                index[n_outputs] = torch.from_numpy(columns).to(where)
-            return _phi(output, index[n_outputs][start : start + len(output)])
 
-        parts = forward(module, feeder, len(records), batch_size, read)
+def _read_all(
+    module: torch.nn.Module,
+    records: Records,
+    classes: np.ndarray | None,
+    device: str,
+    batch_size: int,
+    reading: Reading | None,
+) -> tuple[_Phi, Reading | None]:
+    """What a classifier says of all records, and how it is to be read, None if its values decide."""
+    index: dict[int, torch.Tensor] = {}
+    watched = Watched(module)
+
+    def said(n_outputs: int) -> Reading | None:
+        if reading is not None or (watched.reading == "probabilities" and n_outputs > 1):  # of one label, or of each
+            return reading
+        return watched.reading
+
+    def read(output: torch.Tensor, start: int) -> _Phi:
+        n_outputs = _n_outputs(output)
+        if n_outputs not in index:
+            known = np.unique(records.y) if classes is None else classes
+            columns = label_indices(records.y, known, max(n_outputs, 2), error=SignalError)
+            index[n_outputs] = torch.from_numpy(columns).to(output.device)
+        return _phi(output, index[n_outputs][start : start + len(output)], said(n_outputs))
+
+    with _prepared(module, records, device, batch_size) as (feeder, size):
+        parts = forward(module if reading else watched, feeder, len(records), size, read)
         whole = _Phi(*(torch.cat(column) for column in zip(*parts)))
-        if bool(whole.distribution.all()):
-            return outputs_from_phi(whole.probability.cpu().numpy(), whole.likely.cpu().numpy())
-        return outputs_from_phi(whole.logit.cpu().numpy(), whole.correct.cpu().numpy())
+    return whole, said(min(index))
 
 
 class _Phi(NamedTuple):
@@ -107,7 +181,12 @@ def _values(output: torch.Tensor) -> torch.Tensor:
     return output.float() if output.device.type == "mps" else output.double()
 
 
-def _phi(output: torch.Tensor, index: torch.Tensor) -> _Phi:
+def _are_distributions(values: torch.Tensor) -> torch.Tensor:
+    """(n,) whether each row (n, c) is a distribution."""
+    return ((values.sum(dim=1) - 1).abs() <= PROBABILITY_TOLERANCE) & (values >= 0).all(dim=1)
+
+
+def _phi(output: torch.Tensor, index: torch.Tensor, reading: Reading | None = None) -> _Phi:
     """`classification.phi_from_logits` and `phi_from_probabilities` on the device."""
     resolution = torch.finfo(output.dtype).eps / 2 if output.is_floating_point() else 0.5
     values = _values(output)
@@ -117,13 +196,13 @@ def _phi(output: torch.Tensor, index: torch.Tensor) -> _Phi:
         p = torch.stack([1 - values, values], dim=1)
         values = torch.stack([torch.zeros_like(values), values], dim=1)
     else:
-        near_one = (values.sum(dim=1) - 1).abs() <= PROBABILITY_TOLERANCE
-        floor, distribution, p = _SOFTMAX_FLOOR, near_one & (values >= 0).all(dim=1), values
+        floor, distribution, p = _SOFTMAX_FLOOR, _are_distributions(values), values
     column = index[:, None]
     own_logit = values.gather(1, column)[:, 0]
     logit = own_logit - values.scatter(1, column, float("-inf")).logsumexp(dim=1)
     correct = values.argmax(dim=1) == index
-    if output.device.type == "cpu" and not distribution.all():  # elsewhere asking would wait for the device
+    by_values = reading is None and output.device.type == "cpu"  # elsewhere asking would wait for the device
+    if reading == "logits" or (by_values and not distribution.all()):
         return _Phi(logit, correct, logit, correct, distribution)
     own, other = p.gather(1, column)[:, 0], p.scatter(1, column, 0.0).sum(dim=1)
     clipped = [value.clamp(floor, 1 - floor).log() for value in (own, other)]
@@ -153,7 +232,7 @@ def evaluating(module: torch.nn.Module, device: torch.device) -> Iterator[torch.
 
 
 def forward(
-    module: torch.nn.Module,
+    module: Callable[[torch.Tensor], object],
     feeder: Feeder,
     n: int,
     batch_size: int,
@@ -181,7 +260,7 @@ def forward(
     return parts
 
 
-def _output(module: torch.nn.Module, batch: torch.Tensor, *, checked: bool) -> torch.Tensor:
+def _output(module: Callable[[torch.Tensor], object], batch: torch.Tensor, *, checked: bool) -> torch.Tensor:
     """The module's output (b, ...); what it raises on its first batch is a misfit of module and records."""
     try:
         output = first_tensor(module(batch), error=SignalError)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from mlflow_privacy.errors import ConfigError, SignalError
-from mlflow_privacy.signals import model_outputs
+from mlflow_privacy.signals import model_outputs, outputs_reading
 from mlflow_privacy.signals.classification import phi_from_logits, phi_from_probabilities
+from mlflow_privacy.signals.last_operation import Watched
 from mlflow_privacy.types import Records
 
 
@@ -237,3 +238,89 @@ def test_signals_on_the_gpu_equal_those_on_the_cpu():
     a, b = (model_outputs(module, RECORDS, task="classification", device=d, batch_size=7) for d in ("cpu", "cuda"))
     np.testing.assert_allclose(a.signal, b.signal, rtol=1e-4, atol=1e-4)
     assert next(module.parameters()).device.type == "cpu"
+
+
+def _weak_nets():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4)).astype(np.float32) * 0.1
+    records = Records(x, rng.integers(0, 2, 60), np.arange(60).astype(str))
+    nets = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        net = nn.Linear(4, 1)
+        with torch.no_grad():
+            net.bias.uniform_(-0.2, 0.8)
+        nets.append(net)
+    return nets, records
+
+
+def test_twelve_weak_linear_nets_are_all_read_as_logits_on_pool_and_population():
+    nets, records = _weak_nets()
+    within = 0
+    for net in nets:
+        for part in (records, records.take(np.arange(7))):
+            logit = net(torch.from_numpy(part.x)).detach().numpy()[:, 0]
+            within += bool(((logit >= 0) & (logit <= 1)).all())
+            signal = outputs(net, part, classes=np.arange(2)).signal
+            np.testing.assert_allclose(signal, np.where(part.y == 1, logit, -logit), rtol=1e-5, atol=1e-6)
+    assert within > 3  # these were taken for probabilities
+
+
+def test_one_changed_record_does_not_move_the_others():
+    nets, records = _weak_nets()
+    x = records.x.copy()
+    x[0] = 100.0
+    changed = Records(x, records.y, records.row_ids)
+    for net in (*nets, *(nn.Sequential(net, nn.Sigmoid()) for net in nets)):
+        assert np.array_equal(outputs(net, records).signal[1:], outputs(net, changed).signal[1:])
+
+
+class Functional(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.layer, self.read = nn.Linear(4, 1), read
+
+    def forward(self, x):
+        return self.read(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda z: z, "logits"),
+        (lambda z: (z / 2.0 + 0.3)[:, 0], "logits"),
+        (lambda z: {"logits": z.squeeze(-1)}, "logits"),
+        (lambda z: torch.sigmoid(z), "probabilities"),
+        (lambda z: z.sigmoid_().reshape(-1).clamp(1e-6, 1 - 1e-6), "probabilities"),
+        (lambda z: torch.softmax(torch.cat([z, -z], 1), 1)[:, 1], "probabilities"),
+        (lambda z: torch.cat([z, -z], 1), "logits"),
+        (lambda z: torch.softmax(torch.cat([z, -z], 1), 1), "probabilities"),
+        (lambda z: nn.functional.log_softmax(torch.cat([z, -z], 1), 1), "logits"),
+    ],
+)
+def test_the_last_operation_decides_how_outputs_are_read(read, expected):
+    _, records = _weak_nets()
+    assert outputs_reading(Functional(read), [records], device="cpu") == expected
+
+
+def test_an_exported_graph_is_read_as_its_module():
+    net = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+    for module, expected in ((net, "probabilities"), (net[0], "logits")):
+        graph = torch.export.export(module, (torch.zeros(3, 4),), dynamic_shapes=({0: torch.export.Dim("n")},))
+        watched = Watched(graph.module())
+        watched(torch.zeros(5, 4))
+        assert watched.reading == expected
+
+
+def test_where_the_operation_does_not_tell_the_loss_does_and_else_all_outputs_do():
+    _, records = _weak_nets()
+    odd = Functional(lambda z: torch.tanh(z) ** 2)  # in [0, 1]
+    read = lambda data, loss: outputs_reading(odd, data, loss=loss, device="cpu")
+    assert read([records], "bce_with_logits") == read([records], "torch.nn.BCEWithLogitsLoss") == "logits"
+    assert read([records], "bce") == read([records], None) == "probabilities"
+    wide = Fixed(lambda x: x[:, 0])
+    inside = Records(np.full((4, 4), 0.5, np.float32), np.arange(4) % 2, np.arange(4).astype(str))
+    assert outputs_reading(wide, [inside], device="cpu") == "probabilities"
+    assert outputs_reading(wide, [inside, records], device="cpu") == "logits"  # the population counts, too
+    signal = outputs(wide, inside, reading="logits").signal
+    np.testing.assert_allclose(signal, np.where(inside.y == 1, 0.5, -0.5))
