@@ -16,12 +16,15 @@ from mlflow_privacy.errors import SignalError
 from mlflow_privacy.types import Link, ModelOutputs
 
 Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
+CERTAIN = 69.0775527898  # log 1e30: φ where all other logits are -∞, as of probabilities clipped at 1e-30
 
 PROBABILITY_TOLERANCE = 1e-3  # of a row's sum; half-precision softmax over many classes is off by nearly as much
 
 
 def phi_from_logits(logits: np.ndarray, index: np.ndarray) -> np.ndarray:
     """(n,) φ in float64 from logits or log-probabilities (n, c).
+
+    A logit of -∞ is a class of probability 0 (a masked one): where all but the label's are, φ is `CERTAIN`.
 
     Args:
       index: (n,) column of each record's label; -1 for a class that the model does not know, which gives NaN.
@@ -38,6 +41,7 @@ def phi_from_logits(logits: np.ndarray, index: np.ndarray) -> np.ndarray:
     shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         phi = own - (shift + np.log(np.exp(others - shift[:, None]).sum(axis=1)))
+    phi = np.where((phi == np.inf) & np.isfinite(own), CERTAIN, phi)
     return np.where(index < 0, np.nan, phi)
 
 
@@ -121,9 +125,16 @@ def outputs_from_phi(phi: np.ndarray, correct: np.ndarray) -> ModelOutputs:
     """Outputs of a classifier; the cross-entropy is -log σ(φ) = softplus(-φ) exactly.
 
     Raises:
-      SignalError: some φ are NaN or infinite.
+      SignalError: some φ are NaN or infinite; -∞ is said to be the label's own logit.
     """
     phi = np.asarray(phi, np.float64)
+    masked = np.isneginf(phi)
+    if masked.any():
+        raise SignalError(
+            f"The model gives the label itself the logit -∞ (probability 0, as of a masked class) for "
+            f"{int(masked.sum())} of {len(phi)} records, the first at position {int(masked.argmax())}. Leave records "
+            "of masked classes out of the data, or have the model give finite logits for every class that is a label."
+        )
     require_finite(phi)
     link: Link = "logit"
     return ModelOutputs(phi.astype(np.float32), np.asarray(correct, bool), softplus(-phi).astype(np.float32), link)

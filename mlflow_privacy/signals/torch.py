@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.classification import PROBABILITY_TOLERANCE, Reading, outputs_from_phi
+from mlflow_privacy.signals.classification import CERTAIN, PROBABILITY_TOLERANCE, Reading, outputs_from_phi
 from mlflow_privacy.signals.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
@@ -200,6 +200,7 @@ def _phi(output: torch.Tensor, index: torch.Tensor, reading: Reading | None = No
     column = index[:, None]
     own_logit = values.gather(1, column)[:, 0]
     logit = own_logit - values.scatter(1, column, float("-inf")).logsumexp(dim=1)
+    logit = torch.where(torch.isposinf(logit) & own_logit.isfinite(), CERTAIN, logit)  # all others are -inf
     correct = values.argmax(dim=1) == index
     by_values = reading is None and output.device.type == "cpu"  # elsewhere asking would wait for the device
     if reading == "logits" or (by_values and not distribution.all()):

@@ -324,3 +324,29 @@ def test_where_the_operation_does_not_tell_the_loss_does_and_else_all_outputs_do
     assert outputs_reading(wide, [inside, records], device="cpu") == "logits"  # the population counts, too
     signal = outputs(wide, inside, reading="logits").signal
     np.testing.assert_allclose(signal, np.where(inside.y == 1, 0.5, -0.5))
+
+
+def test_a_masked_class_leaves_every_phi_finite():
+    x = LOGITS.copy()
+    x[np.arange(40), (Y + 1) % 3] = -np.inf
+    x[0, [1, 2]] = -np.inf  # nothing is left beside the label, which is class 0
+    records = Records(x, Y, RECORDS.row_ids)
+    other = x[np.arange(40), (Y + 2) % 3]
+    for read in (lambda v: v, lambda v: torch.log_softmax(v, 1)):
+        signal = outputs(Fixed(read), records).signal
+        np.testing.assert_allclose(signal[1:], (x[np.arange(40), Y] - other)[1:], rtol=1e-4, atol=1e-5)
+        assert signal[0] == pytest.approx(np.log(1e30))
+    np.testing.assert_allclose(
+        outputs(Fixed(lambda v: torch.softmax(v, 1)), records).signal, outputs(Fixed(), records).signal, atol=1e-3
+    )
+    np.testing.assert_allclose(phi_from_logits(x, Y), outputs(Fixed(), records).signal, rtol=1e-5, atol=1e-5)
+
+
+def test_a_masked_class_that_is_the_label_is_said():
+    x = LOGITS.copy()
+    x[[2, 7], Y[[2, 7]]] = -np.inf
+    with pytest.raises(SignalError, match=r"label itself the logit -∞ .* for 2 of 40 records, the first at position 2"):
+        outputs(Fixed(), Records(x, Y, RECORDS.row_ids))
+    x[3, :] = np.inf
+    with pytest.raises(SignalError):
+        outputs(Fixed(), Records(x, Y, RECORDS.row_ids))
