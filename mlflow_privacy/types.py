@@ -209,10 +209,10 @@ class ModelOutputs:
     """What one model says about n records.
 
     Attributes:
-      signal: (n,) float32, φ for classifiers, log-likelihood for regressors, mean log-probability per token for
-        language models, correctness (0/1) for labels only.
+      signal: (n,) float32, φ for classifiers, log-likelihood (float64) for regressors, mean log-probability per token
+        for language models, correctness (0/1) for labels only.
       correct: (n,) bool for classifiers (argmax equals the label), None for regressors and language models.
-      loss: (n,) float32, cross-entropy or squared error; for labels only the 0/1 error.
+      loss: (n,) float32, cross-entropy or squared error (float64); for labels only the 0/1 error.
       link: how `signal` becomes p: "logit" (p = σ(φ)), "log" (p = exp(φ)), "label" (no p).
       extra: further (n,) float32 signals that single attacks ask for, by the keys of `attacks.extras.extra_key`.
     """

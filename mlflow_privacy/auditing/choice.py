@@ -85,6 +85,7 @@ def _check_attacks(
 
 
 def _metric_names(names: Sequence[str], options: AuditOptions) -> list[str]:
-    """What thresholds may be set on: `<attack>/<metric>` of the attacks that run, and the blind baseline."""
+    """What thresholds may be set on: metrics of the attacks that run and of their worst group, the blind baseline."""
     metrics = ["auc", *(fpr_key(fpr) for fpr in options.fprs), "balanced_accuracy", "advantage"]
+    metrics += ["worst_group/auc", *(f"worst_group/{fpr_key(fpr)}" for fpr in options.fprs if fpr > 0)]
     return [f"{name}/{metric}" for name in names for metric in metrics] + ["blind/auc"]

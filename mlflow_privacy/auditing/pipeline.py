@@ -24,6 +24,7 @@ from mlflow_privacy.auditing.findings import (
     exposed_content,
     fidelity_of,
     find_warnings,
+    trained_on,
 )
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
@@ -123,7 +124,7 @@ def audit(
 
     of_game = slice(len(further))
     reference_further = () if references is None else tuple(each[of_game] for each in references.further)
-    said = (own_further[of_game], reference_further)
+    said = (own_further[of_game], reference_further, trained_on(target, references).T)
     evidence = GameEvidence(target, asked, member, signals, attacks, headline, further, *said)
     answer = game.answer(evidence)
     if answer is not None:

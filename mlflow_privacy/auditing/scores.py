@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from mlflow_privacy.attacks._arrays import side_by_side
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.references import References
 from mlflow_privacy.metrics import evaluate_scores
+from mlflow_privacy.metrics.groups import Groups, by_group
 from mlflow_privacy.types import AttackResult, ModelOutputs, Signals
 
 
@@ -58,3 +59,24 @@ def attack_result(name: str, signals: Signals, member: np.ndarray, options: Audi
         scores, member, fprs=options.fprs, confidence=options.confidence, seed=options.random_seed
     )
     return AttackResult(name, attack.title, attack.threat_model, attack.paper, scores, roc, metrics, used)
+
+
+def each_by_group(
+    attacks: Sequence[AttackResult],
+    member: np.ndarray,
+    slicings: Mapping[str, Groups],
+    headline: str,
+    options: AuditOptions,
+) -> tuple[AttackResult, ...]:
+    """The attacks with the figures of each group; that of the verdict also with those that are significantly worse."""
+    return tuple(
+        by_group(
+            attack,
+            member,
+            slicings,
+            fprs=options.fprs,
+            confidence=options.confidence,
+            compare=attack.name == headline,
+        )
+        for attack in attacks
+    )

@@ -10,11 +10,14 @@ import numpy as np
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics.delong import auc_of
 from mlflow_privacy.metrics.names import fpr_key
-from mlflow_privacy.metrics.roc import band, roc_of, tally, tpr_in
+from mlflow_privacy.metrics.roc import Tally, band, roc_of, tally, tpr_in
 from mlflow_privacy.metrics.threshold import advantage, balanced_accuracy
 from mlflow_privacy.types import Estimate, Roc, Scores
 
 DEFAULT_FPRS = (0.1, 0.01, 0.001, 0.0001, 0.0)
+# Those that a verdict may be about: below 0.1 % few holdouts resolve anything.
+VERDICT_FPRS = (0.001, 0.01, 0.1)
+_EXPECTED = 5  # false alarms; with fewer no lower end of a corrected interval can lie above 0, whatever the scores
 
 
 def evaluate_scores(
@@ -68,3 +71,34 @@ def evaluate_scores(
         "advantage": advantage(balanced),
     }
     return dataclasses.replace(roc, threshold=threshold), metrics
+
+
+def looked_at(n_nonmembers: int, fprs: Sequence[float] = VERDICT_FPRS) -> tuple[float, ...]:
+    """The FPRs of 0.1 %, 1 % and 10 % that a verdict looks at, lowest first: where five false alarms are expected.
+
+    So the numbers of records decide, before any score is seen.
+
+    Args:
+      fprs: that the audit was asked for; others are not looked at.
+
+    Example:
+      >>> looked_at(600), looked_at(49)
+      ((0.01, 0.1), ())
+    """
+    return tuple(fpr for fpr in VERDICT_FPRS if fpr in fprs and fpr * n_nonmembers >= _EXPECTED - 1e-9)
+
+
+def joint_tprs(t: Tally, fprs: Sequence[float], confidence: float) -> dict[str, Estimate]:
+    """TPRs at the FPRs that a verdict looks at, with intervals that hold for all of them at once (Bonferroni).
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> joint = joint_tprs(tally(rng.normal(size=1000), np.arange(1000) < 500), DEFAULT_FPRS, 0.95)
+      >>> [(key, estimate.confidence) for key, estimate in joint.items()]
+      [('tpr_at_fpr_0.01', 0.975), ('tpr_at_fpr_0.1', 0.975)]
+    """
+    found = looked_at(t.n_nonmembers, fprs)
+    if not found:
+        return {}
+    known = band(t, 1 - (1 - confidence) / len(found))
+    return {fpr_key(fpr): tpr_in(known, fpr) for fpr in found}

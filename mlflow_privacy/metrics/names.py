@@ -18,6 +18,15 @@ def fpr_key(fpr: float) -> str:
     return f"tpr_at_fpr_{np.format_float_positional(fpr, trim='-')}"
 
 
+def guessing(key: str) -> float:
+    """What guessing reaches in a metric: the FPR of a TPR, ½ of an AUC.
+
+    >>> guessing("tpr_at_fpr_0.01"), guessing("auc")
+    (0.01, 0.5)
+    """
+    return float(key.removeprefix("tpr_at_fpr_")) if key.startswith("tpr_at_fpr_") else 0.5
+
+
 def is_share(name: str) -> bool:
     """Whether a metric lies in [0, 1], so that a limit beyond it is a slip: 5 where 0.05 was meant.
 

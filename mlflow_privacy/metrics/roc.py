@@ -127,10 +127,9 @@ class Band:
         """(tpr, low, high) at FPRs (f,) in [0, 1], each (f,) and none falling as the FPR grows."""
         n0, fpr = self.tally.n_nonmembers, np.asarray(fpr, np.float64)
         step = np.searchsorted(self.count, np.floor(fpr * n0 + _SLACK), side="right") - 1
-        own = _members_above(self.tally, self.count[step], self.confidence)
-        low, high = _combined(own, *_members_between(self.tally, fpr, self.confidence))
+        tpr, low, high = tpr_alone(self.tally, fpr, self.confidence)
         beyond = np.searchsorted(self.count, np.ceil(fpr * n0 - _SLACK), side="left")
-        return own[0], np.minimum(low, self.low[beyond]), np.maximum(high, self.high[step])
+        return tpr, np.minimum(low, self.low[beyond]), np.maximum(high, self.high[step])
 
 
 def band(t: Tally, confidence: float = 0.95) -> Band:
@@ -189,11 +188,11 @@ def _combined(own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray) ->
     )
     return np.clip(low, 0.0, tpr), np.clip(high, tpr, 1.0)
 
+
 def tpr_alone(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`tpr_interval` for few FPRs of many tallies; its ends may fall as the FPR grows, which takes all FPRs to see."""
     own = _members_above(t, np.floor(fpr * t.n_nonmembers + _SLACK), confidence)
     return own[0], *_combined(own, *_members_between(t, fpr, confidence))
-
 
 
 def tpr_interval(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -30,8 +30,8 @@ class ReportOptions:
       thresholds: the organisation's limits by metric, such as {"rmia/auc": 0.6}.
       slices: (n,) values over the audited records by name, such as {"region": ...}; classes are always there.
       content: what to show of the most exposed records, by row id; None shows row ids alone.
-      risk_fpr: a member counts as exposed if it scores above all but this share of the non-members; None for the
-        false-alarm rate of the verdict.
+      risk_fpr: false-alarm rate, among a slice's own non-members, at which slices are shown; None for the lowest, not
+        below that of the verdict, that all slices resolve.
       top: how many of the most exposed records to list; 0 for a copy that must not name anybody, which then also lacks
         the sections of installed packages that may do so.
     """
@@ -68,18 +68,44 @@ class People:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExposedGroup:
+    """The most exposed group of records that is significantly worse than all others.
+
+    Attributes:
+      name: in the words of the data, such as "default: 1"; slicing and label apart.
+      fpr: the false-alarm rate among its own non-members that `figure` is about, None where that is an AUC.
+      figure: its TPR or AUC, with an interval that holds for all groups at once; `others`: that of all other records.
+      begin, end: the words of the verdict before and after the name.
+    """
+
+    name: str
+    slicing: str
+    label: str
+    n_members: int
+    n_nonmembers: int
+    fpr: float | None
+    figure: Estimate
+    others: Estimate
+    begin: str
+    end: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """The verdict of the audit.
 
     Attributes:
-      sentence: the verdict in words.
+      sentence: the verdict in words: `overall`, which is about all records, and what is said of `group`.
       caution: what undoes it, "" if nothing.
       meaning: how it relates to guessing, in words.
       attack: title of the attack it is about.
-      fpr: the false-alarm rate it is about, None where none is resolvable.
+      fpr: the false-alarm rate it is about, None where none shows more than guessing; it is about the AUC then.
+      tpr: with an interval that holds for all false-alarm rates looked at.
     """
 
     sentence: str
+    overall: str
+    group: ExposedGroup | None
     caution: str
     meaning: str
     attack: str
@@ -147,6 +173,7 @@ class SliceRow:
       recognised: share of its members above a threshold of its own, at the corrected confidence.
       difference: its AUC less that of all other records, at the corrected confidence.
       differs: whether that interval leaves out zero.
+      worse: whether the verdict counts it among the groups that are significantly more exposed than the rest.
     """
 
     label: str
@@ -156,6 +183,7 @@ class SliceRow:
     recognised: Estimate
     difference: Estimate
     differs: bool
+    worse: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +230,8 @@ class Exposure:
     Attributes:
       overall: AUC over all records.
       confidence: of the audit; `corrected_confidence` is Bonferroni's, for `n_slices` slices at once.
-      fpr: false-alarm rate of the threshold that `recognised` is about.
+      fpr: false-alarm rate, among a slice's own non-members, that `recognised` is about: the lowest, not below that of
+        the verdict, that all slices resolve.
       records: most exposed members; empty where they were not asked for.
       trimmed: AUC without the `trimmed_share` of members that score highest.
     """

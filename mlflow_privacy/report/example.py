@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlflow_privacy.metrics import DEFAULT_FPRS, evaluate_scores
+from mlflow_privacy.metrics.groups import by_group, slicings_of
 from mlflow_privacy.types import AttackResult, AuditedModel, AuditResult, DataSource, Estimate, Fidelity, Scores
 
 _EXAMPLES = (
@@ -49,14 +50,18 @@ def example_result(
         scores = Scores(1 / (1 + np.exp(-value)) if name.startswith("rmia") else value)
         roc, metrics = evaluate_scores(scores, membership, fprs=DEFAULT_FPRS, confidence=confidence)
         attacks.append(AttackResult(name, title, threat, "https://arxiv.org/abs/2312.03262", scores, roc, metrics))
+    y = rng.integers(0, 3, size=2 * n)
+    slicings = slicings_of("classification", y, {})
     half = 0.5 / math.sqrt(n)
     return AuditResult(
         model=model or AuditedModel("models:/example/1", "example", "1", None, None, "sklearn"),
         task="classification",
         membership=membership,
         row_ids=np.array([f"train:{i}" for i in range(n)] + [f"holdout:{i}" for i in range(n)]),
-        y=rng.integers(0, 3, size=2 * n),
-        attacks=tuple(attacks),
+        y=y,
+        attacks=tuple(
+            by_group(attack, membership, slicings, fprs=DEFAULT_FPRS, confidence=confidence) for attack in attacks
+        ),
         headline="rmia",
         blind=blind or Estimate(0.501, 0.501 - half, 0.501 + half, 2 * n, confidence),
         fidelity=Fidelity(

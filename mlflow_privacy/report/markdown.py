@@ -6,13 +6,15 @@ import json
 import re
 
 from mlflow_privacy.metrics import fpr_key
+from mlflow_privacy.report.sections.checks import far_off
 from mlflow_privacy.report.text import (
     blind_differs,
     code_span,
     escape_markdown,
     format_estimate,
+    group_verdict,
     interval_digits,
-    verdict,
+    overall_verdict,
 )
 from mlflow_privacy.types import AuditResult
 
@@ -47,6 +49,7 @@ def markdown_verdict(
     """
     # The result's own warning about the blind baseline would only repeat the alarm above the table.
     warnings = [w for w in result.warnings if not (blind_differs(result) and str(result.blind) in w)]
+    warnings = [w for w in warnings if w != far_off(result)]  # it stands above the table too
     parts = [*_head(result), *_games(result), _table(result), "\n".join(f"- {line}" for line in _limits(result))]
     if warnings:
         listed = [f"- {escape_markdown(w, 600)}" for w in warnings[:max_warnings]]
@@ -98,13 +101,19 @@ def replace_block(description: str | None, blocks: tuple[str, ...], limit: int =
 
 def _head(result: AuditResult) -> list[str]:
     """The verdict; below what undoes it, if members and non-members differ without the model."""
+    said = group_verdict(result, lambda name: escape_markdown(name, 130))
+    group = [said] if said else []
+    far = far_off(result)
+    if far:
+        begin, sign, rest = far.partition(": ")
+        group = [*group, f"**{begin}{sign}**{escape_markdown(rest, 700)}"]
     if not blind_differs(result):
-        return [f"**{verdict(result)}**"]
+        return [f"**{overall_verdict(result)}**", *group]
     alarm = (
         "**Members and non-members differ even without the model:** a classifier that sees only the records separates "
         f"them with AUC {format_estimate(result.blind)}. What follows cannot be put down to the model alone."
     )
-    return [alarm, verdict(result)]
+    return [alarm, overall_verdict(result), *group]
 
 
 def _games(result: AuditResult) -> list[str]:

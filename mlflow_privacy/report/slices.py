@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -33,7 +34,13 @@ def check_slices(slices: Mapping[str, object], n: int) -> None:
 
 
 def slice_risk(
-    ranks: np.ndarray, member: np.ndarray, slicings: Mapping[str, Groups], *, fpr: float, confidence: float = 0.95
+    ranks: np.ndarray,
+    member: np.ndarray,
+    slicings: Mapping[str, Groups],
+    *,
+    fpr: float,
+    confidence: float = 0.95,
+    worse: Collection[tuple[str, str]] = (),
 ) -> tuple[tuple[Slicing, ...], int, float]:
     r"""AUC and recognised share of every slice, with intervals that hold for all slices at once.
 
@@ -47,6 +54,7 @@ def slice_risk(
       slicings: by name.
       fpr: false-alarm rate, among a slice's own non-members, that `recognised` is about.
       confidence: c.
+      worse: slicing and label of those that the verdict counts as significantly more exposed than the rest.
 
     Returns: the slicings, most exposed slices first (by the lower end of their AUC); how many slices were measured;
       and the corrected confidence. Slices with under 10 members or non-members are counted, not measured.
@@ -67,7 +75,11 @@ def slice_risk(
     corrected = 1 - (1 - confidence) / max(count, 1)
     out = []
     for name, groups in slicings.items():
-        found = [_row(whole, rows, label, fpr, corrected) for slicing, label, rows in picked if slicing == name]
+        found = [
+            dataclasses.replace(_row(whole, rows, label, fpr, corrected), worse=(name, label) in worse)
+            for slicing, label, rows in picked
+            if slicing == name
+        ]
         found.sort(key=lambda row: (-row.auc.low, -row.auc.value, row.label))
         if found:
             small = len(groups.names) - len(found)

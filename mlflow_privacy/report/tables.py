@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlflow_privacy.report.sections.checks import far_off
 from mlflow_privacy.report.text import headline_attack, verdict
 from mlflow_privacy.types import AttackResult, AuditResult, to_json
 
@@ -46,6 +47,7 @@ def metrics_json(result: AuditResult) -> dict[str, Any]:
         "attacks": {attack.name: _attack_json(attack) for attack in result.attacks},
         "blind": to_json(result.blind),
         **({"games": to_json(result.games)} if result.games else {}),
+        **({"repeated": to_json(result.repeated)} if result.repeated else {}),
         "fidelity": to_json(result.fidelity),
         "warnings": list(result.warnings),
     }
@@ -136,6 +138,7 @@ def audit_json(result: AuditResult) -> dict[str, Any]:
             "population_is_nonmembers": result.population_is_nonmembers,
             "duplicates_left_out": result.n_duplicates,
         },
+        **({"copies": to_json(result.copies)} if result.copies else {}),
         "sources": to_json(result.sources),
         "pool_digest": result.pool_digest,
         "references": _brief(result.references),
@@ -149,6 +152,7 @@ def audit_json(result: AuditResult) -> dict[str, Any]:
             }
             for attack in result.attacks
         },
+        "references_unlike": far_off(result),
         "warnings": list(result.warnings),
         "timings_seconds": to_json(result.timings),
         "environment": to_json(result.environment),
@@ -162,6 +166,8 @@ def _attack_json(attack: AttackResult) -> dict[str, Any]:
         "paper": attack.paper,
         "options": _brief(attack.options),
         "metrics": to_json(attack.metrics),
+        "groups": to_json(attack.groups),
+        "worst_group": to_json(attack.worst_group),
     }
 
 

@@ -202,7 +202,7 @@ def group_sentence(result: AuditResult) -> tuple[str, str, str] | None:
     own, others = group.metrics[key], group.others[key]
     confidence = attack.metrics["auc"].confidence if "auc" in attack.metrics else own.confidence
     sure = f"({100 * confidence:g} % confidence, corrected for {len(attack.groups):,} groups)"
-    text = f"”, {group.n_members:,} of the records used in training: "
+    text = f"” ({group.n_members:,} of the records used in training): "
     if key == "auc":
         text += (
             "shown one of them and one of its kind that was not used, an attacker picks the right one in "
@@ -212,8 +212,8 @@ def group_sentence(result: AuditResult) -> tuple[str, str, str] | None:
         fpr = guessing(key)
         base = crowd_size(fpr)
         text += (
-            f"of {base:,} of them, an attacker who accepts one false alarm in {round(1 / fpr):,} among its kind "
-            f"recognises {_count(base, own)} {sure}; among all other records {_count(base, others)}."
+            f"an attacker who accepts one false alarm in {round(1 / fpr):,} among its kind recognises "
+            f"{_count(base, own)} of {base:,} {sure}; among all other records {_count(base, others)}."
         )
     more = sum(1 for each in attack.groups if each.worse) - 1
     if more:

@@ -72,6 +72,13 @@ FORMS = {
 }
 
 
+def test_the_name_of_the_label_column_is_known(log_model, tracking, train, holdout):
+    with mlflow.start_run():
+        log_lineage(train=train, holdout=holdout, targets="label")
+        info = log_model()
+    assert resolve_target(info.model_uri).label_name == "label"
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_comes_back_as_it_was(form, log_model, tracking, train, holdout):
     with mlflow.start_run() as run:

@@ -9,6 +9,7 @@ from scipy.stats import binom
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.sections import build_document
 from mlflow_privacy.report.sections.checks import unlike_references
+from mlflow_privacy.report.tables import audit_json, metrics_json
 from mlflow_privacy.stats import surely_another_rate
 from mlflow_privacy.types import Copies, Estimate, Fidelity, Repeated
 
@@ -70,3 +71,12 @@ def test_few_non_members_are_no_ground_to_doubt_the_recipe_by_chance():
         for rate in (0.6, 0.9, 0.99):
             alarms = [surely_another_rate(k / n, n, rate, 10_000) for k in range(n + 1)]
             assert binom.pmf(np.arange(n + 1), n, rate)[alarms].sum() < 0.0028
+
+
+def test_the_files_of_an_audit_tell_of_copies_where_there_are_some(result):
+    auc = {result.headline: {"auc": Estimate(0.9, 0.85, 0.95, 90)}}
+    copied = dataclasses.replace(result, copies=Copies("unique", 4, 3, 2), repeated=Repeated(60, 30, auc))
+    assert audit_json(copied)["copies"] == {"basis": "unique", "members": 4, "nonmembers": 3, "on_both": 2}
+    assert metrics_json(copied)["repeated"]["metrics"][result.headline]["auc"]["value"] == 0.9
+    assert "copies" not in audit_json(result)
+    assert "repeated" not in metrics_json(result)

@@ -11,7 +11,9 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics import fpr_key
-from mlflow_privacy.metrics.groups import slicings_of
+from mlflow_privacy.metrics.evaluation import VERDICT_FPRS
+from mlflow_privacy.metrics.groups import Groups, measurable, slicings_of
+from mlflow_privacy.metrics.roc import resolves
 from mlflow_privacy.report.added import added_sections
 from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact, ReportOptions
 from mlflow_privacy.report.sections.attacks import attack_views
@@ -21,7 +23,7 @@ from mlflow_privacy.report.sections.measures import measures
 from mlflow_privacy.report.sections.verdict import check_thresholds, finding
 from mlflow_privacy.report.slices import check_slices, most_exposed, shares, slice_risk, trimmed_auc
 from mlflow_privacy.report.tables import _brief
-from mlflow_privacy.report.text import headline_attack, headline_fpr
+from mlflow_privacy.report.text import headline_attack, headline_rate
 from mlflow_privacy.types import AuditResult
 
 __all__ = ["build_document", "check_thresholds"]
@@ -78,16 +80,15 @@ def build_document(result: AuditResult, options: ReportOptions | None = None) ->
 def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
     attack = headline_attack(result)
     ranks, member = attack.scores.rank(), np.asarray(result.membership, bool)
-    risk_fpr = options.risk_fpr
-    if risk_fpr is None:
-        found = headline_fpr(attack)
-        risk_fpr = found[0] if found else 0.1
+    check_slices(options.slices, len(member))
+    slicings = slicings_of(result.task, result.y, options.slices)
+    risk_fpr = _common_fpr(result, slicings) if options.risk_fpr is None else options.risk_fpr
     if not 0 <= risk_fpr < 1:
         raise DesignError(f"risk_fpr must be in [0, 1), got {risk_fpr}.")
-    check_slices(options.slices, len(member))
     overall = attack.metrics["auc"]
-    slicings, count, corrected = slice_risk(
-        ranks, member, slicings_of(result.task, result.y, options.slices), fpr=risk_fpr, confidence=overall.confidence
+    worse = {(group.slicing, group.label) for group in attack.groups if group.worse}
+    found, count, corrected = slice_risk(
+        ranks, member, slicings, fpr=risk_fpr, confidence=overall.confidence, worse=worse
     )
     fprs = [float(key.removeprefix("tpr_at_fpr_")) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
     return Exposure(
@@ -96,7 +97,7 @@ def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
         corrected_confidence=corrected,
         n_slices=count,
         fpr=risk_fpr,
-        slicings=slicings,
+        slicings=found,
         shares=shares(attack.metrics, fprs, [fpr_key(fpr) for fpr in fprs], int(member.sum())),
         records=most_exposed(
             np.asarray(attack.scores.value, np.float64),
@@ -110,6 +111,14 @@ def _exposure(result: AuditResult, options: ReportOptions) -> Exposure:
         trimmed_share=_TRIMMED,
         trimmed=trimmed_auc(ranks, member, _TRIMMED, overall.confidence),
     )
+
+
+def _common_fpr(result: AuditResult, slicings: Mapping[str, Groups]) -> float:
+    """The lowest FPR, not below that of the verdict, that the non-members of every slice resolve."""
+    member, found = np.asarray(result.membership, bool), headline_rate(result)
+    least = found[0] if found else max(VERDICT_FPRS)
+    fewest = min((int((~member[rows]).sum()) for *_, rows in measurable(slicings, member)), default=0)
+    return next((fpr for fpr in VERDICT_FPRS if fpr >= least and resolves(fewest, fpr)), max(VERDICT_FPRS))
 
 
 def _processing(result: AuditResult) -> tuple[Fact, ...]:

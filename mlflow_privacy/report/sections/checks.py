@@ -11,6 +11,7 @@ from mlflow_privacy.types import AuditResult
 
 FEW_REFERENCES = 4  # as in `findings`
 _GAP, _SHARE_GAP = 0.05, 0.15
+_FAR, _TIMES = 0.2, 5.0  # of accuracies, and of losses, from which references are no references
 _FEW_COPIES = 0.01  # of all records
 _ABOUT = {
     "unique": "those {n:,} that occur once",
@@ -76,6 +77,8 @@ def _fidelity(result: AuditResult) -> Check:
     n = int((~result.membership).sum())
     if what != "accuracy" and n < _FEW:
         return Check(name, "unknown", figure, f"{n} non-members are too few to tell; log a larger holdout.")
+    if far_off(result):
+        return Check(name, "wrong", figure, far_off(result).partition(" says little. ")[2])
     if unlike_references(result, key):
         return Check(
             name,
@@ -95,6 +98,36 @@ def unlike_references(result: AuditResult, key: str) -> bool:
     inside = key.startswith("member_")
     n = int((result.membership == inside).sum())
     return not key.endswith("_accuracy") or surely_another_rate(own, n, reference, len(result.membership))
+
+
+def far_off(result: AuditResult) -> str:
+    """How references differ from the model so much that comparing with them says little, and why; "" if they do not.
+
+    A loss many times theirs on records that nobody trained on is that of inputs the model does not know: a training
+    loop that scaled them outside the model.
+    """
+    own, reference = result.fidelity.target, result.fidelity.reference
+    n_outside = int((~result.membership).sum())
+    found = []
+    for key, what in (("nonmember_accuracy", "records not trained on"), ("member_accuracy", "their own records")):
+        far = key in own and key in reference and abs(own[key] - reference[key]) > _FAR
+        if far and unlike_references(result, key):
+            found.append(f"accuracy {reference[key]:.3f} on {what}, this model {own[key]:.3f}")
+    losses = [values.get("nonmember_loss", 0.0) for values in (own, reference)]
+    far = n_outside >= _FEW and min(losses) > 0 and max(losses) > _TIMES * min(losses)
+    if far and unlike_references(result, "nonmember_loss"):
+        found.append(f"mean loss {losses[1]:.3g} on records not trained on, this model {losses[0]:.3g}")
+    if not found:
+        return ""
+    inputs = result.references.get("inputs")
+    scaled = "If the training loop scaled or normalised its inputs outside the model"
+    if inputs:
+        scaled = f"The records hold {inputs}: if the training loop scaled them outside the model"
+    return (
+        f"The reference models are not like this model: {'; '.join(found)}. What compares with them says little. "
+        f"{scaled}, log the records as the model takes them, or put the scaling into the model. Else the recipe is "
+        "not the target's: log_lineage(recipe=...)."
+    )
 
 
 def _references(result: AuditResult) -> Check:

@@ -6,14 +6,20 @@ import math
 from collections.abc import Mapping
 
 from mlflow_privacy.errors import ConfigError, nearest
-from mlflow_privacy.report.document import Finding, Limit, LimitState, People
+from mlflow_privacy.metrics.names import guessing
+from mlflow_privacy.report.document import ExposedGroup, Finding, Limit, LimitState, People
+from mlflow_privacy.report.sections.checks import far_off
 from mlflow_privacy.report.text import (
     blind_differs,
+    crowd_size,
     format_estimate,
+    group_sentence,
     headline_attack,
-    headline_fpr,
+    headline_rate,
     metric_title,
+    overall_verdict,
     verdict,
+    worst_group,
 )
 from mlflow_privacy.types import AuditResult, Estimate
 
@@ -23,10 +29,12 @@ _PREFIX = "privacy/"
 def finding(result: AuditResult, thresholds: Mapping[str, float]) -> Finding:
     """The verdict; `thresholds` by metric, such as "rmia/auc"."""
     attack = headline_attack(result)
-    found = headline_fpr(attack)
+    found = headline_rate(result)
     fpr, tpr = found if found else (None, None)
     return Finding(
         sentence=verdict(result),
+        overall=overall_verdict(result),
+        group=_group(result),
         caution=_caution(result),
         meaning=_meaning(fpr, tpr, attack.metrics.get("auc")),
         attack=attack.title,
@@ -35,6 +43,26 @@ def finding(result: AuditResult, thresholds: Mapping[str, float]) -> Finding:
         auc=attack.metrics.get("auc"),
         people=None if fpr is None or tpr is None else _people(fpr, tpr),
         limits=limits(result, thresholds),
+    )
+
+
+def _group(result: AuditResult) -> ExposedGroup | None:
+    """The group that the verdict names."""
+    group, parts = worst_group(result), group_sentence(result)
+    if group is None or parts is None:
+        return None
+    key = group.worse[0]
+    return ExposedGroup(
+        name=parts[1],
+        slicing=group.slicing,
+        label=group.label,
+        n_members=group.n_members,
+        n_nonmembers=group.n_nonmembers,
+        fpr=None if key == "auc" else guessing(key),
+        figure=group.metrics[key],
+        others=group.others[key],
+        begin=parts[0],
+        end=parts[2],
     )
 
 
@@ -72,6 +100,9 @@ def _metrics(result: AuditResult) -> dict[str, tuple[str, Estimate | None]]:
     for attack in result.attacks:
         for key, estimate in attack.metrics.items():
             known[f"{attack.name}/{key}"] = (f"{attack.title}, {metric_title(key)}", estimate)
+        for key, estimate in attack.worst_group.items():
+            title = f"{attack.title}, {metric_title(key)} of the worst group"
+            known[f"{attack.name}/worst_group/{key}"] = (title, estimate)
     known["blind/auc"] = ("Blind baseline, AUC", result.blind)
     return known
 
@@ -86,19 +117,19 @@ def _state(measured: Estimate | None, limit: float) -> LimitState:
 
 def _people(fpr: float, tpr: Estimate) -> People:
     """Counts rounded outwards, as in `text.verdict`."""
-    base = max(100, round(1 / fpr))
+    base = crowd_size(fpr)
     low, high = math.floor(base * tpr.low + 1e-9), math.ceil(base * tpr.high - 1e-9)
     return People(base, low, high, round(base * fpr))
 
 
 def _caution(result: AuditResult) -> str:
     if not blind_differs(result):
-        return ""
+        return far_off(result)
     return (
         "Members and non-members differ even without the model: a classifier that sees only the records separates "
         f"them with AUC {format_estimate(result.blind)}. The figures of this report cannot be put down to the model "
         "alone; audit again with a holdout from the same source as the training data."
-    )
+    ) + (f" {far_off(result)}" if far_off(result) else "")
 
 
 def _meaning(fpr: float | None, tpr: Estimate | None, auc: Estimate | None) -> str:
