@@ -79,9 +79,8 @@ class Asking:
             n_further=self.n_further + len(further),
         )
 
-    def _read_key(self) -> Reading | None:
-        """What distinguishes answers of a binary model that are kept."""
-        return _read_key(self.reading, self.classes)
+    def _read_key(self) -> str | None:
+        return _read_key(self.task, self.reading, self.classes)
 
     def split(self, answers: Sequence[ModelOutputs]) -> tuple[tuple[ModelOutputs, ...], tuple[ModelOutputs, ...]]:
         """Answers about pool and population, and those about further records."""
@@ -166,7 +165,7 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(_kept(key, queries, target.classes, _read_key(reading, classes)) for key in digests),
+        keys=tuple(_kept(key, queries, target.classes, _read_key(target.task, reading, classes)) for key in digests),
         queries=queries,
         task=target.task,
         classes=classes,
@@ -199,12 +198,14 @@ def _reading(
     )
 
 
-def _read_key(reading: Reading | None, classes: np.ndarray | None) -> Reading | None:
-    """The reading, where two models of one architecture could once be read unlike: with two classes."""
+def _read_key(task: Task, reading: Reading | None, classes: np.ndarray | None) -> str | None:
+    """What distinguishes answers that are kept from those of before, where these could be read in another way."""
+    if task == "regression":
+        return "robust scale"
     return reading if classes is not None and len(classes) == 2 else None
 
 
-def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: Reading | None) -> str:
+def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: str | None) -> str:
     """The key of answers that are means over several queries of a record, or read in an own way."""
     if order is not None:
         key = digest({"data": key, "classes": list(order)})

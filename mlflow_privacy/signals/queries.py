@@ -128,7 +128,7 @@ def augmented_outputs(
     mode = augmentation.get("crop_mode", "zeros")
     for query in image_queries(augmentation)[1:count]:
         total += outputs_of(dataclasses.replace(records, x=transform(records.x, query, mode=mode))).signal
-    return dataclasses.replace(own, signal=(total / count).astype(np.float32))
+    return dataclasses.replace(own, signal=(total / count).astype(np.asarray(own.signal).dtype))
 
 
 def transform(images: np.ndarray, query: Query, *, mode: str = "zeros") -> np.ndarray:
