@@ -11,7 +11,7 @@ from mlflow_privacy.types import AuditResult
 
 FEW_REFERENCES = 4  # as in `findings`
 _GAP, _SHARE_GAP = 0.05, 0.15
-_FAR, _TIMES = 0.2, 5.0  # of accuracies, and of losses, from which references are no references
+_FAR, _TIMES = 0.25, 5.0  # of accuracies, and of losses, from which references are no references
 _FEW_COPIES = 0.01  # of all records
 _ABOUT = {
     "unique": "those {n:,} that occur once",

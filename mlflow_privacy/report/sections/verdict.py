@@ -9,6 +9,7 @@ from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.metrics.names import guessing
 from mlflow_privacy.report.document import ExposedGroup, Finding, Limit, LimitState, People
 from mlflow_privacy.report.sections.checks import far_off
+from mlflow_privacy.report.sections.meaning import meaning
 from mlflow_privacy.report.text import (
     blind_differs,
     crowd_size,
@@ -36,7 +37,7 @@ def finding(result: AuditResult, thresholds: Mapping[str, float]) -> Finding:
         overall=overall_verdict(result),
         group=_group(result),
         caution=_caution(result),
-        meaning=_meaning(fpr, tpr, attack.metrics.get("auc")),
+        meaning=meaning(result),
         attack=attack.title,
         fpr=fpr,
         tpr=tpr,
@@ -130,26 +131,3 @@ def _caution(result: AuditResult) -> str:
         f"them with AUC {format_estimate(result.blind)}. The figures of this report cannot be put down to the model "
         "alone; audit again with a holdout from the same source as the training data."
     ) + (f" {far_off(result)}" if far_off(result) else "")
-
-
-def _meaning(fpr: float | None, tpr: Estimate | None, auc: Estimate | None) -> str:
-    """Whether the audit tells a leak from guessing. The interval decides; there is no other threshold here."""
-    if fpr is None or tpr is None:
-        if auc is None or not auc.resolvable:
-            return "Nothing can be concluded from so few records."
-        what, low, high, chance = "over all its records", auc.low, auc.high, 0.5
-    else:
-        what, low, high, chance = "at this caution", tpr.low, tpr.high, fpr
-    if low <= chance <= high and auc is not None and auc.resolvable and auc.low > 0.5:
-        return (
-            "So few false alarms are hard to measure here, but over all its records the attacker does better than "
-            f"guessing (AUC {format_estimate(auc)}): the model gives away who was in its training data."
-        )
-    if low > chance:
-        return f"The attacker does better than guessing {what}: the model gives away who was in its training data."
-    if high < chance:
-        return f"The attacker does worse than guessing {what}; the attack does not fit this model, so nothing is shown."
-    return (
-        f"Guessing lies inside the interval: this audit found no leak {what}. It has not shown that there is none; a "
-        "stronger attack or more records may find one."
-    )
