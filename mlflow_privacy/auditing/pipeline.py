@@ -33,6 +33,7 @@ from mlflow_privacy.auditing.records_view import check_slices, column
 from mlflow_privacy.auditing.references import NoStore, Store, design_for, ensure, number_of_references, too_big
 from mlflow_privacy.auditing.repeated import ask_repeated, score_repeated
 from mlflow_privacy.auditing.scores import attack_result, each_by_group, stack_signals
+from mlflow_privacy.auditing.steady import check_steady
 from mlflow_privacy.games.game import GameEvidence, make_game
 from mlflow_privacy.metrics.groups import slicings_of
 from mlflow_privacy.types import AuditResult, AuditTarget
@@ -90,6 +91,7 @@ def audit(
     check_label_order(target, ask, own[0], member)
     allow = options.allow_unfamiliar_members
     doubts = check_logged_quality(target, own[0], member, asked.y, allow=allow)
+    doubts += check_steady(target, ask)
     clock.lap("target signals")
 
     references = None
