@@ -15,7 +15,7 @@ from mlflow_privacy._version import __version__
 from mlflow_privacy.auditing.records_view import record_texts
 from mlflow_privacy.auditing.references import References, split_means, target_share
 from mlflow_privacy.design import FRACTIONS, Design
-from mlflow_privacy.report.sections.checks import copies_said, unlike_references
+from mlflow_privacy.report.sections.checks import copies_said, far_off, unlike_references
 from mlflow_privacy.report.text import blind_differs
 from mlflow_privacy.types import (
     AttackResult,
@@ -30,6 +30,8 @@ from mlflow_privacy.types import (
 
 FEW_REFERENCES = 4
 _MANY_COPIES = 0.1  # of all records
+_SATURATED = 20.0  # nats of cross-entropy
+_LARGE, _LOOKED_AT = 20.0, 10_000  # of inputs, in the first so many records
 _SHOWN = 200  # records whose content is kept for the report
 _PACKAGES = ("mlflow", "numpy", "scipy", "scikit-learn", "torch", "transformers")
 
@@ -55,12 +57,20 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
             f"Only {result.references['n']} reference models: the attacks are weaker than they can be. "
             "Raise num_ref_models; what is trained already is kept."
         )
+    if far := far_off(result):
+        out.append(far)
+    loss, inputs = result.fidelity.target.get("nonmember_loss", 0.0), result.references["inputs"]
+    if not result.references["n"] and result.task == "classification" and inputs and loss > _SATURATED:
+        out.append(
+            f"The model's mean loss on non-members is {loss:.3g}, and the records hold {inputs}: if the training loop "
+            "scaled its inputs outside the model, log the records as the model takes them, or put the scaling into it."
+        )
     out.extend(target.warnings)
     figure, action, share = copies_said(result)
     if result.copies is not None and (share > _MANY_COPIES or result.copies.basis != "unique"):
         out.append(f"{figure}. {action}")
     out.extend(result.references.get("notes", ()))
-    out.extend(_fidelity_warnings(result))
+    out.extend([] if far else _fidelity_warnings(result))
     fraction, share = result.references["fraction"], result.references["target_fraction"]
     if result.references["n"] and result.options["reference_fraction"] == "auto" and abs(fraction - share) > 0.05:
         if not FRACTIONS[0] <= share <= FRACTIONS[-1]:
@@ -133,12 +143,17 @@ def exposed_content(asked: Records, attacks: Sequence[AttackResult]) -> dict[str
     return record_texts(asked.take(np.array(sorted(top))))
 
 
+def trained_on(target: AuditTarget, references: References | None) -> np.ndarray:
+    """(1 + m, n_pool) bool: who of the whole pool the target, then each reference, trained on."""
+    rows = np.zeros((0, len(target.pool)), bool) if references is None else references.rows
+    return np.concatenate([np.asarray(target.membership, bool)[None], rows])
+
+
 def evidence_of(target: AuditTarget, signals: Signals, references: References | None) -> Evidence:
     """What the scores were made of, over the whole pool."""
-    rows = np.zeros((0, len(target.pool)), bool) if references is None else references.rows
     return Evidence(
         pool_ids=target.pool.row_ids,
-        membership=np.concatenate([np.asarray(target.membership, bool)[None], rows]),
+        membership=trained_on(target, references),
         signals=signals,
         population_ids=np.array([], str) if target.population is None else target.population.row_ids,
         quality=() if references is None else references.quality,
@@ -168,4 +183,24 @@ def describe_references(
         "notes": [] if references is None else list(references.notes),
         "n_pool": len(target.pool),
         "num_queries": num_queries,
+        "inputs": large_inputs(target.pool.x),
     }
+
+
+def large_inputs(x: Any) -> str:
+    """What numbers stand in records that are far from 0 and 1, "" if none do.
+
+    >>> large_inputs(np.array([[0, 255]], np.uint8)), large_inputs(np.array([[0.0, 1.5]]))
+    ('whole numbers from 0 to 255', '')
+    """
+    some = x.iloc[:_LOOKED_AT] if hasattr(x, "iloc") else x[:_LOOKED_AT]
+    if hasattr(some, "iloc"):
+        some = some.select_dtypes("number").to_numpy()
+    values = np.asarray(some)
+    if values.dtype.kind not in "iuf" or not values.size:
+        return ""
+    values = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if not values.size or float(np.quantile(np.abs(values.astype(np.float64)), 0.99)) <= _LARGE:
+        return ""
+    whole = "whole numbers" if (values == np.round(values)).all() else "values"
+    return f"{whole} from {float(values.min()):.4g} to {float(values.max()):.4g}"

@@ -69,12 +69,14 @@ class AuditFacts:
       n_references: reference models in use.
       audited_at: milliseconds since 1970.
       run_id: of the audit.
+      unlike: how its references are unlike the model, "" if they are not.
     """
 
     n_nonmembers: int | None = None
     n_references: int | None = None
     audited_at: int | None = None
     run_id: str | None = None
+    unlike: str = ""
 
 
 def parse_limit(text: str) -> tuple[str, float]:
@@ -218,7 +220,8 @@ def read_facts(
 
     audit = read_audit(model_uri, client, run_id=run_id)
     rows, references = audit.record["rows"], audit.record["references"]
-    facts = AuditFacts(rows.get("nonmembers"), references.get("n"), audit.audited_at, audit.run_id)
+    unlike = str(audit.record.get("references_unlike") or "")
+    facts = AuditFacts(rows.get("nonmembers"), references.get("n"), audit.audited_at, audit.run_id, unlike)
     return dict(audit.metrics), facts
 
 
@@ -314,6 +317,9 @@ def _rule_breaches(
             _too_few("reference models", facts.n_references, policy.condition(rule, "required_references")),
             _too_old(facts.audited_at, policy.condition(rule, "max_age_days"), now),
             "" if policy.condition(rule, "allow_caution") else _caution(rule.name, metrics),
+            f"{facts.unlike} (allow_caution: true accepts that)"
+            if facts.unlike and not policy.condition(rule, "allow_caution")
+            else "",
             f"{_WEAK} (allow_weak: true accepts that)"
             if is_weak(metrics, facts) and not policy.condition(rule, "allow_weak")
             else "",

@@ -39,7 +39,8 @@ class _Conditions(BaseModel):
     required_references: Count | None = Field(None, description="Reference models that the audit must have used.")
     allow_caution: bool | None = Field(
         None,
-        description="Accept an audit without a blind baseline, or whose baseline finds a difference. Default: no.",
+        description="Accept an audit without a blind baseline, whose baseline finds a difference, or whose references "
+        "are unlike the model. Default: no.",
     )
     allow_weak: bool | None = Field(None, description="Accept an audit without reference models. Default: no.")
     require_resolved: bool | None = Field(
