@@ -110,7 +110,7 @@ def main() -> None:
         return drawn_references(len(pool), count, design)
 
     options = AuditOptions(num_ref_models=args.references, blind_baseline=args.blind, progress=False)
-    with mock.patch("mlflow_privacy.auditing.pipeline.ensure", ensure):
+    with mock.patch("mlflow_privacy.auditing.references.ensure", ensure):
         started = time.perf_counter()
         result = audit(target, options)
     for step, seconds in result.timings.items():

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.auditing import blind
+from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.fingerprint import array_digest, digest
 from mlflow_privacy.types import Estimate, Records
 
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 NAME = "blind"
+
+
+def baseline_for(
+    records: Records, membership: np.ndarray, data_digest: str, options: AuditOptions, store: Store
+) -> Estimate | None:
+    """The blind baseline of an audit with these options; None where it is not wanted."""
+    if not options.blind_baseline:
+        return None
+    confidence = max(options.confidence, blind.BASELINE_CONFIDENCE)
+    return remembered_baseline(
+        records, membership, data_digest=data_digest, seed=options.random_seed, confidence=confidence, memory=store
+    )
 
 
 def remembered_baseline(

@@ -12,25 +12,23 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlflow_privacy.auditing.blind import BASELINE_CONFIDENCE
-from mlflow_privacy.auditing.blind_memory import remembered_baseline
+from mlflow_privacy.auditing import findings
+from mlflow_privacy.auditing.blind_memory import baseline_for
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
 from mlflow_privacy.auditing.familiar import check_familiar, check_logged_quality
-from mlflow_privacy.auditing.findings import (
-    describe_references,
-    environment,
-    evidence_of,
-    exposed_content,
-    fidelity_of,
-    find_warnings,
-    trained_on,
-)
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import in_canonical_order, questions
 from mlflow_privacy.auditing.records_view import check_slices, column
-from mlflow_privacy.auditing.references import NoStore, Store, design_for, ensure, number_of_references, too_big
+from mlflow_privacy.auditing.references import (
+    NoStore,
+    Store,
+    design_for,
+    number_of_references,
+    reference_models,
+    too_big,
+)
 from mlflow_privacy.auditing.repeated import ask_repeated, score_repeated
 from mlflow_privacy.auditing.scores import attack_result, each_by_group, stack_signals
 from mlflow_privacy.auditing.steady import check_steady
@@ -94,26 +92,9 @@ def audit(
     doubts += check_steady(target, ask)
     clock.lap("target signals")
 
-    references = None
-    if count and target.recipe is not None and (game.uses_references or needs_references(names)):
-        references = ensure(
-            target.pool,
-            target.recipe,
-            design,
-            count,
-            data_digests=ask.keys,
-            outputs=ask,
-            audited=ask.rows,
-            target_members=np.asarray(target.membership, bool),
-            exactly="num_ref_models" in options.model_fields_set,
-            n_further=ask.n_further,
-            store=store,
-            device=options.device,
-            executor=options.executor,
-            n_workers=options.n_workers,
-            progress=options.progress,
-            verify=options.verify_references,
-        )
+    if not (game.uses_references or needs_references(names)):
+        count = 0
+    references = reference_models(target, design, count, ask, options, store)
     doubts += check_familiar(target, own[0], member, references, allow=allow)
     clock.lap("references")
 
@@ -126,7 +107,7 @@ def audit(
 
     of_game = slice(len(further))
     reference_further = () if references is None else tuple(each[of_game] for each in references.further)
-    said = (own_further[of_game], reference_further, trained_on(target, references).T)
+    said = (own_further[of_game], reference_further, findings.trained_on(target, references).T)
     evidence = GameEvidence(target, asked, member, signals, attacks, headline, further, *said)
     answer = game.answer(evidence)
     if answer is not None:
@@ -136,12 +117,7 @@ def audit(
     if aside:
         repeated = score_repeated(aside[0], own_further[-1], references, signals, target, design, names, options)
 
-    blind = None
-    if options.blind_baseline:
-        seed, confidence = options.random_seed, max(options.confidence, BASELINE_CONFIDENCE)
-        blind = remembered_baseline(
-            asked, member, data_digest=ask.keys[0], seed=seed, confidence=confidence, memory=store
-        )
+    blind = baseline_for(asked, member, ask.keys[0], options, store)
     clock.lap("blind baseline")
 
     result = AuditResult(
@@ -153,8 +129,8 @@ def audit(
         attacks=attacks,
         headline=headline,
         blind=blind,
-        fidelity=fidelity_of(own[0], member, references),
-        references=describe_references(references, design, target, ask.queries),
+        fidelity=findings.fidelity_of(own[0], member, references),
+        references=findings.describe_references(references, design, target, ask.queries),
         sources=target.sources,
         n_population=int((~member).sum()) if target.population is None else len(target.population),
         population_is_nonmembers=target.population is None,
@@ -165,10 +141,10 @@ def audit(
         options=options.model_dump(exclude=_HIDDEN, mode="python"),
         pool_digest=design.pool_digest,
         timings=clock.laps,
-        environment=environment(options.device),
+        environment=findings.environment(options.device),
         games={} if answer is None else {game.name: answer},
-        evidence=evidence_of(target, signals, references),
+        evidence=findings.evidence_of(target, signals, references),
         slices=slices,
-        content=exposed_content(asked, attacks) if options.show_records else None,
+        content=findings.exposed_content(asked, attacks) if options.show_records else None,
     )
-    return dataclasses.replace(result, warnings=(*doubts, *find_warnings(result, target)))
+    return dataclasses.replace(result, warnings=(*doubts, *findings.find_warnings(result, target)))

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlflow_privacy.auditing.agreement import Verify, disagreement, is_due
 from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.questions import Asking
 from mlflow_privacy.design import Design, fraction_like
 from mlflow_privacy.errors import StoreError
 from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
@@ -186,6 +187,32 @@ def too_big(target: AuditTarget, design: Design, options: AuditOptions, store: S
     if len(store.find(key.fingerprint)) >= options.num_ref_models:
         return ""
     return "" if store.find_imported(imported_key(target.recipe, design)) else shortage(target.recipe, options.device)
+
+
+def reference_models(
+    target: AuditTarget, design: Design, count: int, ask: Asking, options: AuditOptions, store: Store
+) -> References | None:
+    """`count` reference models of a design with their answers, found or trained; None where there are to be none."""
+    if not count or target.recipe is None:
+        return None
+    return ensure(
+        target.pool,
+        target.recipe,
+        design,
+        count,
+        data_digests=ask.keys,
+        outputs=ask,
+        audited=ask.rows,
+        target_members=np.asarray(target.membership, bool),
+        exactly="num_ref_models" in options.model_fields_set,
+        n_further=ask.n_further,
+        store=store,
+        device=options.device,
+        executor=options.executor,
+        n_workers=options.n_workers,
+        progress=options.progress,
+        verify=options.verify_references,
+    )
 
 
 def ensure(

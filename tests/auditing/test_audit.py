@@ -78,7 +78,7 @@ def test_a_pool_of_another_distribution_is_named_first():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"num_ref_models": 1}, DesignError, "num_ref_models=1"),
+        ({"reference_fraction": 0.5, "num_ref_models": 1}, DesignError, "num_ref_models=1"),
         ({"reference_fraction": 0.9, "num_ref_models": 4}, DesignError, "use 10 or more"),
         ({"attacks": ["gap"]}, ConfigError, "gap"),
         ({"attacks": []}, ConfigError, "nothing to run"),
@@ -87,7 +87,7 @@ def test_a_pool_of_another_distribution_is_named_first():
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_trained(changes, error, message, monkeypatch):
-    monkeypatch.setattr("mlflow_privacy.auditing.pipeline.ensure", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr("mlflow_privacy.auditing.references.ensure", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(error, match=message):
         audit(make_target(), OPTIONS.model_copy(update=changes))
 

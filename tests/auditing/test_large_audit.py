@@ -29,7 +29,7 @@ def test_memory_of_an_audit_grows_by_its_signals_alone(monkeypatch):
             tracemalloc.start()
             return made[0]
 
-        monkeypatch.setattr("mlflow_privacy.auditing.pipeline.ensure", ensure)
+        monkeypatch.setattr("mlflow_privacy.auditing.references.ensure", ensure)
         result = audit(target, options)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
@@ -46,7 +46,7 @@ def test_signals_side_by_side_are_float32_rows_of_one_record(monkeypatch):
         seen["references"] = drawn_references(len(pool), count, design)
         return seen["references"]
 
-    monkeypatch.setattr("mlflow_privacy.auditing.pipeline.ensure", ensure)
+    monkeypatch.setattr("mlflow_privacy.auditing.references.ensure", ensure)
     result = audit(target, AuditOptions(num_ref_models=6, blind_baseline=False, progress=False))
     signals, references = result.evidence.signals, seen["references"]
     assert (signals.reference.dtype, signals.reference.flags.c_contiguous) == (np.float32, True)

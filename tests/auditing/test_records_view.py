@@ -46,6 +46,6 @@ def test_an_audit_keeps_what_was_asked_for_and_nothing_else():
 
 
 def test_a_wrong_slice_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr("mlflow_privacy.auditing.pipeline.ensure", lambda *args, **kwargs: pytest.fail("trained"))
+    monkeypatch.setattr("mlflow_privacy.auditing.references.ensure", lambda *args, **kwargs: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="slices names 'age'"):
         audit(make_target(), OPTIONS.model_copy(update={"slices": ["age"]}))

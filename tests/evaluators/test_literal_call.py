@@ -149,7 +149,7 @@ def test_bad_options_come_all_at_once_and_leave_no_run(registered, tracking):
     [
         ({"attacks": ["rmai"]}, "rmia"),
         ({"attacks": ["rmia"], "num_ref_models": 0}, "rmia"),
-        ({"num_ref_models": 1}, "num_ref_models=1"),
+        ({"num_ref_models": 1, "reference_fraction": 0.5}, "num_ref_models=1"),
         ({"headline": "loss"}, "headline='loss'"),
         ({"attack_options": {"loss": {}}}, "attack_options"),
         ({"attack_options": {"rmia": {"gama": 2}}}, "gamma"),

@@ -94,6 +94,47 @@ def test_left_out_twins_of_trained_canaries_do_not_make_a_bound():
     assert kept <= 3
 
 
+def twins(seed=0, n=240):
+    """Half of the canaries equal another one; a coin decided about every row."""
+    target = make_target(n=n, coins=True, seed=seed)
+    rows = np.r_[np.arange(n), np.arange(n // 4)]
+    member = np.r_[target.membership, np.random.default_rng(seed).random(n // 4) < 0.5]
+    return dataclasses.replace(target, pool=target.pool.take(rows), membership=member)
+
+
+def test_canaries_that_equal_another_are_scored_neither_in_nor_out_and_counted():
+    target = twins()
+    result = audit(target, with_game("dp", canaries="all"))
+    game = result.games["dp"]
+    assert len(result.membership) == 180
+    assert {int(row.split(":")[1]) for row in result.row_ids} == set(range(60, 240))
+    assert "120 canaries that equal another record are not scored" in game.assumption
+    assert game.metrics["epsilon"].n == 180
+
+
+def test_coins_are_looked_at_where_they_decided_alone():
+    """All rows whose copy is in count as members of their record: with them more than half would be in."""
+    from mlflow_privacy.games.dp.game import DpGame
+
+    game = DpGame(DpOptions(canaries="all"))
+    scored = np.arange(300) < 200
+    member = np.r_[np.arange(200) % 2 == 0, np.ones(100, bool)]
+    target = dataclasses.replace(make_target(n=300), membership=member)
+    with pytest.raises(DesignError, match="200 of 300 canaries were trained on"):
+        game.check(target, 4, None)
+    game.check(dataclasses.replace(target, scored=scored), 4, None)
+
+
+def test_a_choice_of_records_that_hangs_on_the_coins_makes_no_bound():
+    target = make_target(n=160)
+    rows = np.repeat(np.arange(80), 2)
+    rare = dataclasses.replace(
+        target, pool=target.pool.take(rows), membership=np.random.default_rng(0).random(160) < 0.5
+    )
+    with pytest.raises(DesignError, match="Let each canary be another record"):
+        audit(rare, with_game("dp", canaries="all"))
+
+
 def test_a_split_that_no_fair_coin_made_is_refused():
     member = np.arange(300) < 240
     with pytest.raises(DesignError, match="240 of 300 canaries were trained on; a fair coin"):
@@ -312,6 +353,15 @@ def test_a_ball_that_holds_a_training_record_is_a_member_whatever_its_centre():
     pool = Records(np.array([[0.0], [1.0], [5.0]]), np.zeros(3), np.arange(3).astype(str))
     rows = np.array([[True, False], [False, False], [False, True]])
     assert hits_of(pool, pool, rows, 1.0).tolist() == [[True, False], [True, False], [False, True]]
+    asked = pool.take(np.array([1]))  # of the others nobody asked
+    assert hits_of(asked, pool, rows, 1.0).tolist() == [[True, False]]
+
+
+def test_a_ball_may_hold_training_records_that_are_not_audited():
+    target = make_target(n=120, features=2)
+    options = with_game("range", function="l2", radius=100.0, n_samples=2).model_copy(update={"data_size": 40})
+    with pytest.raises(DesignError, match="All|all"):  # a ball that holds the whole pool holds members
+        audit(target, options)
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -346,9 +396,9 @@ def test_all_faults_of_the_options_are_told_at_once():
 
 @pytest.mark.parametrize(("game", "options"), [("dp", {"canaries": "all"}), ("range", {})])
 def test_an_attack_that_does_not_run_is_refused_before_anything_is_trained(game, options, monkeypatch):
-    import mlflow_privacy.auditing.pipeline as pipeline
+    from mlflow_privacy.auditing import references
 
-    monkeypatch.setattr(pipeline, "ensure", lambda *_, **__: pytest.fail("references were trained"))
+    monkeypatch.setattr(references, "ensure", lambda *_, **__: pytest.fail("references were trained"))
     with pytest.raises(ConfigError, match="zlib"):
         audit(make_target(), with_game(game, attack="zlib", **options))
 
