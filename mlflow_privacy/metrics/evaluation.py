@@ -63,7 +63,8 @@ def evaluate_scores(
     own_unit[ranks.astype(np.int64)] = value  # ranks are 0, 1, …, so each is the index of its own distinct value
     threshold = roc.threshold.copy()
     threshold[1:] = own_unit[roc.threshold[1:].astype(np.int64)]
-    balanced = balanced_accuracy(ranks, membership, rng=np.random.default_rng(seed), confidence=confidence)
+    keys = (value,) if scores.tie is None else (value, np.asarray(scores.tie, np.float64))
+    balanced = balanced_accuracy(ranks, membership, rng=np.random.default_rng(seed), confidence=confidence, keys=keys)
     metrics = {
         "auc": auc_of(t, confidence),
         **{fpr_key(fpr): tpr_in(known, fpr) for fpr in fprs},

@@ -55,6 +55,50 @@ def test_interval_covers_what_the_chosen_thresholds_achieve(shift):
     assert hits / 400 >= 0.92
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_perfect_separation_is_an_advantage_near_one(seed):
+    """N(20, 1) against N(0, 1), 20 + 20 records: the cut belongs in the middle of the gap, not at a record."""
+    rng, member = np.random.default_rng(seed), np.arange(40) < 20
+    value = rng.normal(size=40) + 20 * member
+    _, metrics = evaluate_scores(Scores(value), member)
+    assert metrics["advantage"].value == 1
+    assert metrics["balanced_accuracy"].value == 1
+    assert 0.7 < metrics["advantage"].low < 1
+
+
+def test_the_cut_is_the_middle_of_the_gap_in_the_attacks_own_unit():
+    """Dense ranks have no gaps; a score that is far out has."""
+    assert best_threshold(np.array([0.0, 1.0, 9.0, 10.0]), np.array([False, False, True, True])) == 5.0
+    assert best_threshold(np.array([1.0, np.inf]), np.array([False, True])) == np.inf
+    assert best_threshold(np.array([-np.inf, 1.0]), np.array([False, True])) == 1.0
+    assert best_threshold(np.array([-np.inf, np.inf]), np.array([False, True])) == np.inf
+    assert (
+        balanced_accuracy(
+            np.where(np.arange(40) < 20, np.inf, -np.inf), np.arange(40) < 20, rng=np.random.default_rng(0)
+        ).value
+        == 1
+    )
+    close = np.array([1.0, np.nextafter(1.0, 2)])
+    assert best_threshold(close, np.array([False, True])) == close[1]
+    member = np.arange(400) < 200
+    value = np.where(member, 20.0, 0.0) + np.random.default_rng(0).exponential(size=400) * np.where(member, 1, 6)
+    found = evaluate_scores(Scores(value), member)[1]["balanced_accuracy"]
+    twins = []
+    replay, first = np.random.default_rng(0), np.zeros(400, bool)
+    for group in (np.flatnonzero(member), np.flatnonzero(~member)):
+        first[replay.permutation(group)[:100]] = True
+    for half in (first, ~first):
+        called = value[~half] >= best_threshold(value[half], member[half])
+        twins += [(called == member[~half]).mean()]
+    assert found.value == pytest.approx(np.mean(twins))
+
+
+def test_one_score_is_cut_by_what_breaks_its_ties():
+    member = np.arange(80) < 40
+    tie = np.random.default_rng(1).normal(size=80) + 30 * member
+    assert evaluate_scores(Scores(np.ones(80), tie), member)[1]["advantage"].value == 1
+
+
 def test_advantage_is_twice_the_distance_from_one_half():
     member = np.arange(200) < 100
     got = balanced_accuracy(
