@@ -24,6 +24,7 @@ from mlflow_privacy.trainers.identity.loaded import changed_since_loaded
 from mlflow_privacy.trainers.identity.objects import form_of
 from mlflow_privacy.trainers.identity.origins import (
     FRAMEWORKS,
+    SCRIPTS,
     Origin,
     library_version,
     origin,
@@ -102,7 +103,7 @@ class Walk:
         own = bool(self._own)
         libraries = {root for root in self._libraries if own or root not in FRAMEWORKS}
         found: dict[str, Any] = {
-            "own": sorted(self._own),
+            "own": sorted(name for name in self._own if name.rpartition(".")[0] not in self._own),
             "digest": digest(code) if code else "",
             "python": ".".join(map(str, sys.version_info[:2])) if own else "",
             "packages": packages,
@@ -127,7 +128,7 @@ class Walk:
     def rests_on(self, root: str) -> Origin:
         """Where a package is from; from now on it belongs to what the recipe rests on."""
         where = origin(root)
-        if where == "own":
+        if where == "own" and root not in SCRIPTS:  # a script is told by what is used of it, not by its file
             self._roots.add(root)
         elif where == "library" and root not in _KNOWN_NOT_TO_TRAIN:
             self._libraries.add(root)

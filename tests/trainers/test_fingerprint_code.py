@@ -337,6 +337,8 @@ def test_a_class_by_value_is_told_by_its_byte_code(kind, part):
     assert (recipe_digest(one) != recipe_digest(other)) is used
     assert recipe_digest(one) == recipe_digest(again)
     assert untold(one) == ()
+    assert own_code(one)[0].startswith("__main__.")
+    assert "packages" not in one.rests_on  # the script that audits is not the one that made the class
 
 
 def test_a_live_class_and_its_pickle_have_one_key():

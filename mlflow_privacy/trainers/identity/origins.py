@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 Origin = Literal["python", "library", "this package", "own"]
 THIS = "mlflow_privacy"
+SCRIPTS = ("__main__", "__mp_main__")
 # Their version tells what they do; of other libraries the files that were installed count too.
 FRAMEWORKS = frozenset(
     {
@@ -69,7 +70,7 @@ def origin(root: str) -> Origin:
         return "this package"
     if root in ("builtins", "", "__future__") or root in sys.builtin_module_names:
         return "python"
-    if root in ("__main__", "__mp_main__"):
+    if root in SCRIPTS:
         return "own"
     return _origin_of_place(root, _place(root))
 
