@@ -97,9 +97,9 @@ def _constants(tree: ast.Module) -> dict[str, Any]:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         for target in targets:
             if isinstance(target, ast.Name):
-                simple = isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None
-                found.setdefault(target.id, []).append(_folded(node.value) if simple else None)
-    return {name: given[0] for name, given in found.items() if len(given) == 1 and given[0] is not None}
+                given = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+                found.setdefault(target.id, []).append(None if given is None else _folded(given))
+    return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0] is not None}
 
 
 def _at_the_top(tree: ast.Module) -> Iterator[ast.AST]:
@@ -149,15 +149,19 @@ def _same(live: Any, written: Any) -> bool:
     return type(live) is type(written) and (live == written or repr(live) == repr(written))
 
 
+_COMPARED = (
+    *("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags", "co_exceptiontable"),
+    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount"),
+)
+
+
 def same_code(one: types.CodeType, other: types.CodeType) -> bool:
     """Whether two code objects do the same: all of them but their place in a file.
 
     >>> same_code(compile("x = 1", "a", "exec"), compile("\\n\\nx = 1", "b", "exec"))
     True
     """
-    keys = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags", "co_exceptiontable")
-    keys += ("co_argcount", "co_posonlyargcount", "co_kwonlyargcount")
-    if any(getattr(one, key, None) != getattr(other, key, None) for key in keys):
+    if any(getattr(one, key, None) != getattr(other, key, None) for key in _COMPARED):
         return False
     return len(one.co_consts) == len(other.co_consts) and all(
         same_code(a, b) if isinstance(a, types.CodeType) and isinstance(b, types.CodeType) else _same(a, b)

@@ -120,8 +120,9 @@ def _state(value: Any, state: Any, walk: Walker) -> dict[str, Any]:
 def _ufunc(value: Any, walk: Walker) -> dict[str, str]:
     """A function of NumPy's or SciPy's over arrays; one that was made from another function has no such name."""
     for place in ("numpy", "scipy.special"):
-        if getattr(sys.modules.get(place), value.__name__, None) is value:
-            return {"function": f"{place}.{value.__name__}"}
+        name = str(value.__name__)
+        if getattr(sys.modules.get(place), name, None) is value:
+            return {"function": f"{place}.{name}"}
     raise Untold("it was made from a function that it does not show (np.vectorize shows it)")
 
 
