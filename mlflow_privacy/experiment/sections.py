@@ -127,6 +127,9 @@ class AuditSection(_Section):
     blind_baseline: bool = Field(
         True, description="Also try to tell members from non-members without the model; a good audit cannot."
     )
+    score_duplicates: bool = Field(
+        False, description="Also score records that are trained on more than once, apart from the others."
+    )
     game: Annotated[str, BeforeValidator(game_name)] | None = Field(
         None,
         description="The question beside membership: a lower bound on ε (`dp`), membership of a range, or the share of "

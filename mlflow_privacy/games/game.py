@@ -77,6 +77,8 @@ class GameEvidence:
       signals: of target and references on `pool` and population.
       attacks: their results; headline: the name of the one that the verdict is about.
       questions: those that the game asked; own: the target's outputs on each; further: those of each reference.
+      trained_on: (n_pool, 1 + m) bool, whether the target, then each reference, trained on each record of
+        `target.pool`, audited or not; None where that is not known.
     """
 
     target: AuditTarget
@@ -88,6 +90,7 @@ class GameEvidence:
     questions: tuple[Question, ...] = ()
     own: tuple[ModelOutputs, ...] = ()
     further: tuple[tuple[ModelOutputs, ...], ...] = ()
+    trained_on: np.ndarray | None = None
 
 
 class Game:

@@ -265,6 +265,8 @@ def _parts(evidence: GameEvidence) -> list[RangePart]:
     """Signals of all samples with who trained on a point of their range."""
     signals, pool = evidence.signals, evidence.pool
     rows = np.concatenate([evidence.member[:, None], np.asarray(signals.member, bool)], axis=1)  # (n, 1 + m)
+    # A ball may hold records that nobody asked about: those of a pool of which a part is audited, and copies.
+    whole = (pool, rows) if evidence.trained_on is None else (evidence.target.pool, evidence.trained_on)
     place = {question.name: i for i, question in enumerate(evidence.questions)}
 
     def answers(name: str, repeat: int) -> Signals:
@@ -277,7 +279,7 @@ def _parts(evidence: GameEvidence) -> list[RangePart]:
             continue
         centres = pool if question.name == "own" else evidence.questions[place[_CENTRES]].records
         is_ball = question.about["function"] == "l2"
-        hits = hits_of(centres, pool, rows, float(question.about["radius"])) if is_ball else rows
+        hits = hits_of(centres, *whole, float(question.about["radius"])) if is_ball else rows
         points = answers(question.name, len(question.records) // len(centres))
         centre = signals if question.name == "own" else answers(_CENTRES, 1)
         parts.append(RangePart(question.name, points, centre, hits[:, 0], hits[:, 1:]))

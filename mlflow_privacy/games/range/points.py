@@ -139,11 +139,11 @@ def _flat(x: Any) -> np.ndarray:
 
 
 def hits_of(centres: Records, pool: Records, rows: np.ndarray, radius: float) -> np.ndarray:
-    """(n, 1 + m) bool: whether each model trained on a record of the pool inside each ball."""
+    """(n, 1 + m) bool: whether each model trained on a record of the pool (rows of it) inside each ball."""
     from scipy.spatial.distance import cdist
 
     x, all_x = _flat(centres.x), _flat(pool.x)
-    found = np.zeros(rows.shape, bool)
+    found = np.zeros((len(x), rows.shape[1]), bool)
     for start in range(0, len(x), 256):
         near = cdist(x[start : start + 256], all_x) <= radius * (1 + 1e-6)
         found[start : start + 256] = near.astype(np.float32) @ rows.astype(np.float32) > 0
