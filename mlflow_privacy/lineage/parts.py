@@ -14,6 +14,7 @@ from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.manifest import ROLES, SHA256_TAG, SPLIT, Entry, Manifest, read_canaries, read_rows
 from mlflow_privacy.lineage.options import LineageOptions
+from mlflow_privacy.lineage.places import Places
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -143,11 +144,13 @@ def gather(
     inputs: Sequence[Input],
     files: RunFiles | None,
     problems: Problems,
+    places: Places = Places(),  # noqa: B008 (frozen)
 ) -> list[Part]:
     """All parts, each role from the caller, else from the manifest, else from the dataset inputs.
 
     Args:
       files: of the source run; None if it is not here, and with it no manifest.
+      places: where files are looked for that are not where they were.
     """
     entries = manifest.entries
     given = {role: getattr(options, role) for role in ROLES if getattr(options, role) is not None}
@@ -162,7 +165,7 @@ def gather(
         if entry.role in given:
             continue
         try:
-            logged = _manifest_parts(entry, inputs, options, files)
+            logged = _manifest_parts(entry, inputs, options, files, places)
             parts.extend(part for part in logged if part.role not in given)
         except (LineageError, UnsafeError) as error:
             role = "train" if entry.role == SPLIT else entry.role
@@ -172,7 +175,7 @@ def gather(
         covered |= {"train", "holdout"}
     for role in ROLES:
         if role not in covered:
-            parts.extend(_input_parts(role, [i for i in inputs if i.role == role], options, problems))
+            parts.extend(_input_parts(role, [i for i in inputs if i.role == role], options, problems, places))
     return parts
 
 
@@ -202,20 +205,20 @@ def _given_parts(
 
 
 def _manifest_parts(
-    entry: Entry, inputs: Sequence[Input], options: LineageOptions, files: RunFiles | None
+    entry: Entry, inputs: Sequence[Input], options: LineageOptions, files: RunFiles | None, places: Places
 ) -> list[Part]:
     """The parts of one manifest entry, verified against its SHA-256."""
     targets = options.targets or entry.targets
     if entry.role == SPLIT:
         item = _sole_input(inputs)
         allow = options.allow_digest_mismatch
-        found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=allow)
+        found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=allow, places=places)
         if entry.n is not None and len(found.table) != entry.n:
             raise LineageError(
                 f"the membership mask was logged for {entry.n} records, the dataset input {item} has {len(found.table)}"
             )
         return _rows_of(_part("train", found, "data", item.dataset.name, targets), entry, files)
-    table, where = _entry_table(entry, inputs, targets, files)
+    table, where = _entry_table(entry, inputs, targets, files, places)
     digest = None if entry.sha256 is None else table_digest(table)
     status = "no digest" if digest is None else "verified" if digest == entry.sha256 else "overridden"
     if status == "overridden" and not options.allow_digest_mismatch:
@@ -226,7 +229,7 @@ def _manifest_parts(
 
 
 def _entry_table(
-    entry: Entry, inputs: Sequence[Input], targets: str | None, files: RunFiles | None
+    entry: Entry, inputs: Sequence[Input], targets: str | None, files: RunFiles | None, places: Places
 ) -> tuple[Table, str]:
     """The data of a manifest entry and where it was: beside the manifest, at its URI, or at its dataset's source."""
     if entry.file is not None and files is not None:
@@ -235,10 +238,10 @@ def _entry_table(
         with loadable(where), files.local(path) as file:
             return as_table(read_path(file), targets=targets), where
     if entry.uri is not None:
-        return as_table(read_uri(entry.uri), targets=targets), entry.uri
+        return as_table(read_uri(entry.uri, places=places), targets=targets), entry.uri
     for item in inputs:
         if item.dataset.name == entry.name and item.dataset.source_type != "code":
-            found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=True)
+            found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=True, places=places)
             return found.table, found.source
     raise LineageError(
         "only its digest was logged, so the data must be passed: "
@@ -300,7 +303,9 @@ def _sole_input(inputs: Sequence[Input]) -> Input:
     return training[0]
 
 
-def _input_parts(role: str, inputs: Sequence[Input], options: LineageOptions, problems: Problems) -> list[Part]:
+def _input_parts(
+    role: str, inputs: Sequence[Input], options: LineageOptions, problems: Problems, places: Places
+) -> list[Part]:
     """The parts of all dataset inputs of a role."""
     parts: list[Part] = []
     for item in inputs:
@@ -310,6 +315,7 @@ def _input_parts(role: str, inputs: Sequence[Input], options: LineageOptions, pr
                 targets=options.targets,
                 split=item.context,
                 allow_mismatch=options.allow_digest_mismatch,
+                places=places,
             )
             found = _by_sha256(found, item.sha256, allow_mismatch=options.allow_digest_mismatch)
         except (LineageError, UnsafeError) as error:

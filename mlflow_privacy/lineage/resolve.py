@@ -16,6 +16,7 @@ from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
+from mlflow_privacy.lineage.places import places_of
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.quality import logged_quality
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
@@ -80,7 +81,7 @@ def resolve_target(
             problems.add(None, str(error), error)
             problems.fatal = True
     inputs = dataset_inputs(client, run, audited.model_id)
-    parts = gather(options, manifest, inputs, files, problems)
+    parts = gather(options, manifest, inputs, files, problems, places_of(client, files))
     params = {} if run is None else dict(run.data.params)
     settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
     records = _records(parts, options, found, problems, (settings.get("text"), settings.get("prompt")))

@@ -17,6 +17,8 @@ from urllib.request import url2pathname
 
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
+from mlflow_privacy.lineage.patience import download, within_limits
+from mlflow_privacy.lineage.places import Places
 from mlflow_privacy.lineage.readings import digest_kind, readings
 from mlflow_privacy.lineage.tables import Table
 
@@ -81,11 +83,19 @@ def describe_source(dataset: Any) -> str:
     return f"{dataset.source_type} {dataset.source}"[:200]
 
 
-def load_dataset(dataset: Any, *, targets: str | None, split: str | None, allow_mismatch: bool) -> Found:
+def load_dataset(
+    dataset: Any,
+    *,
+    targets: str | None,
+    split: str | None,
+    allow_mismatch: bool,
+    places: Places = Places(),  # noqa: B008 (frozen)
+) -> Found:
     """Loads and verifies a logged dataset.
 
     Args:
       dataset: `mlflow.entities.Dataset`, as it hangs on a run.
+      places: where a file is looked for that is not where it was.
       targets: the label column or array if the caller knows it.
       split: the context it was logged in, which chooses among the splits of a DatasetDict.
       allow_mismatch: return data that does not match its digest, with the status "overridden".
@@ -99,7 +109,8 @@ def load_dataset(dataset: Any, *, targets: str | None, split: str | None, allow_
     if dataset.source_type == "code":
         raise LineageError("it was logged with a code source, which holds no data")
     columns = _columns(dataset)
-    with loadable(where), _raw(dataset, columns) as raw:
+    with loadable(where), _raw(dataset, columns, where, places) as (raw, moved):
+        where = where if moved is None else f"{where} (found at {moved})"
         return _verified(raw, dataset, columns, where, targets=targets, split=split, allow_mismatch=allow_mismatch)
 
 
@@ -115,39 +126,86 @@ def loadable(where: str) -> Iterator[None]:
     except NotImplementedError:
         raise LineageError(f"its source {where} holds no data that can be loaded") from None
     except (OSError, MlflowException, ValueError, ImportError, TypeError, RuntimeError, EOFError, KeyError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise LineageError(f"its source {where} does not load ({type(error).__name__}: {text[:300]})") from error
+        raise _does_not_load(where, error) from error
+    except Exception as error:  # object stores have trees of errors of their own, which need not be installed
+        if type(error).__module__.partition(".")[0] not in _STORES:
+            raise
+        raise _does_not_load(where, error) from error
 
 
-def read_uri(uri: str | Path, columns: Mapping[str, str] | None = None) -> Any:
+_STORES = {
+    *("aiobotocore", "aiohttp", "adlfs", "azure", "boto3", "botocore", "databricks", "datasets", "deltalake", "fsspec"),
+    *(
+        "gcsfs",
+        "google",
+        "grpc",
+        "huggingface_hub",
+        "paramiko",
+        "py4j",
+        "pyarrow",
+        "pysftp",
+        "pyspark",
+        "s3fs",
+        "s3transfer",
+    ),
+    *("sqlalchemy", "urllib3"),
+}
+_CREDENTIALS = re.compile(r"credential|forbidden|unauthorized|accessdenied|access denied|40[13]|permission", re.I)
+_MISSING_NAME = re.compile(r"no module named '?([\w.]+)'?", re.I)
+
+
+def _does_not_load(where: str, error: Exception) -> LineageError:
+    """What reading a source raised, with what helps against it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    said = f"its source {where} does not load ({type(error).__name__}: {text[:300]})"
+    missing = _MISSING_NAME.search(text)
+    if missing is not None:
+        return LineageError(f"{said}: install {missing[1].partition('.')[0]}")
+    if _CREDENTIALS.search(f"{type(error).__name__} {text}"):
+        return LineageError(f"{said}: give this process the credentials of the store")
+    return LineageError(said)
+
+
+def read_uri(
+    uri: str | Path,
+    columns: Mapping[str, str] | None = None,
+    places: Places = Places(),  # noqa: B008 (frozen)
+) -> Any:
     """Reads a data file or folder at a local path (relative ones from this process's directory) or any URI.
 
     Raises: as `load_dataset`.
     """
-    with loadable(str(uri)), local_copy(str(uri)) as path:
+    with loadable(str(uri)), local_copy(str(uri), places) as path:
         return read_path(path, columns)
 
 
 @contextlib.contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
-    """The local path of a URI; what had to be downloaded is deleted afterwards."""
+def local_copy(uri: str, places: Places = Places()) -> Iterator[Path]:  # noqa: B008 (frozen)
+    """The local path of a URI; what had to be downloaded is deleted afterwards.
+
+    Raises:
+      LineageError: it is nowhere, or does not answer in time; see `patience`.
+    """
     scheme = urlparse(uri).scheme
     if scheme in ("", "file") or len(scheme) == 1:  # one letter: a Windows drive
         path = _local_path(uri)
-        if not path.exists():
-            hint = "" if path.is_absolute() else f" (a relative path, looked up in {Path.cwd()})"
-            raise LineageError(f"its source {uri} does not exist{hint}")
-        yield path
+        if path.exists():
+            yield path
+            return
+        with places.found(path) as elsewhere:
+            yield elsewhere
         return
-    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder:
-        if scheme in ("http", "https"):
-            from mlflow.data.http_dataset_source import HTTPDatasetSource
+    with tempfile.TemporaryDirectory(prefix="mlflow-privacy-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        yield within_limits(lambda: _fetched(uri, folder), where=uri, grows=folder)
 
-            yield Path(HTTPDatasetSource(uri).load(dst_path=folder))
-        else:
-            from mlflow.artifacts import download_artifacts
 
-            yield Path(download_artifacts(artifact_uri=uri, dst_path=folder))
+def _fetched(uri: str, folder: Path) -> Path:
+    if urlparse(uri).scheme in ("http", "https"):
+        return download(uri, folder)
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 
 def _local_path(uri: str) -> Path:
@@ -163,21 +221,22 @@ def _local_path(uri: str) -> Path:
 
 
 @contextlib.contextmanager
-def _raw(dataset: Any, columns: Mapping[str, str]) -> Iterator[Any]:
-    """What the source of a logged dataset holds, before it is verified."""
+def _raw(dataset: Any, columns: Mapping[str, str], where: str, places: Places) -> Iterator[tuple[Any, Path | None]]:
+    """What the source of a logged dataset holds, before it is verified, and where it was if not at its address."""
     fields = _fields(dataset)
     uri = fields.get("uri") or fields.get("url") or (fields.get("path") if dataset.source_type == "spark" else None)
     if uri and dataset.source_type not in ("hugging_face", "delta_table"):
-        with local_copy(str(uri)) as path:
-            yield read_path(path, columns)
+        here = urlparse(str(uri)).scheme in ("", "file") and not _local_path(str(uri)).exists()
+        with local_copy(str(uri), places) as path:
+            yield read_path(path, columns), path if here else None
         return
     if dataset.source_type == "hugging_face":
-        yield _load_hub(fields)
+        yield within_limits(lambda: _load_hub(fields), where=where), None
         return
     import mlflow
 
-    loaded = mlflow.data.get_source(dataset).load()
-    yield read_path(loaded, columns) if isinstance(loaded, (str, Path)) else loaded
+    loaded = within_limits(lambda: mlflow.data.get_source(dataset).load(), where=where)
+    yield read_path(loaded, columns) if isinstance(loaded, (str, Path)) else loaded, None
 
 
 def _load_hub(fields: Mapping[str, Any]) -> Any:
