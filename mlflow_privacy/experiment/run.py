@@ -58,6 +58,7 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         "fprs": list(audit.fprs),
         "confidence": audit.confidence,
         "blind_baseline": audit.blind_baseline,
+        "score_duplicates": audit.score_duplicates,
         "device": audit.device,
         "batch_size": audit.batch_size,
         "executor": audit.executor,
