@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mlflow_privacy.metrics import tally
 from mlflow_privacy.metrics.evaluation import joint_tprs
@@ -107,16 +107,21 @@ def headline_rate(result: AuditResult) -> tuple[float, Estimate] | None:
     that, not the scores (`metrics.evaluation.looked_at`). The interval that must lie above guessing, and that the TPR
     carries, is the one that holds for all FPRs looked at, so that having looked at several counts.
     """
-    attack = headline_attack(result)
-    joint = attack.joint
-    if not joint:  # an audit put together by hand
-        fprs = [guessing(key) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
-        confidence = next((e.confidence for e in attack.metrics.values()), 0.95)
-        joint = joint_tprs(tally(attack.scores.rank(), result.membership), fprs, confidence)
-    for key, tpr in joint.items():
+    for key, tpr in joint_rates(result).items():
         if tpr.low > guessing(key):
             return guessing(key), tpr
     return None
+
+
+def joint_rates(result: AuditResult) -> Mapping[str, Estimate]:
+    """TPRs at the FPRs that the verdict looks at, lowest first, with intervals that hold for all of them at once."""
+    attack = headline_attack(result)
+    if attack.joint:
+        return attack.joint
+    # An audit put together by hand.
+    fprs = [guessing(key) for key in attack.metrics if key.startswith("tpr_at_fpr_")]
+    confidence = next((e.confidence for e in attack.metrics.values()), 0.95)
+    return joint_tprs(tally(attack.scores.rank(), result.membership), fprs, confidence)
 
 
 def worst_group(result: AuditResult) -> GroupResult | None:

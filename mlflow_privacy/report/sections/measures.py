@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 from mlflow_privacy.metrics import fpr_key
-from mlflow_privacy.report.document import Exposure, Finding, Measure
-from mlflow_privacy.report.text import format_estimate
+from mlflow_privacy.metrics.names import guessing
+from mlflow_privacy.report.document import Exposure, Measure
+from mlflow_privacy.report.sections.families import ADVICE, family_of, settings_of
+from mlflow_privacy.report.text import format_estimate, joint_rates
 from mlflow_privacy.types import AuditResult
 
 _SMALL_GAP = 0.02
-_EPOCHS = ("epochs", "num_epochs", "max_epochs", "num_train_epochs", "max_iter", "n_estimators")
+_LONG = 60  # characters of a setting's value
+_SHOW_LESS = {
+    "language": "Show less: texts without log-probabilities, fewer queries",
+    "regression": "Show less: rounded predictions, fewer queries",
+    "classification": "Show less: labels instead of confidences, fewer queries",
+}
 
 
-def measures(result: AuditResult, finding: Finding, exposure: Exposure) -> tuple[Measure, ...]:
-    """The usual measures, in the order in which they are tried."""
-    gap = _gap(result)
+def measures(result: AuditResult, exposure: Exposure) -> tuple[Measure, ...]:
+    """What lowers the risk in a model of this family, in the order in which it is tried."""
+    advice, gap = ADVICE[family_of(result)], _gap(result)
+    no_proof = "A small gap is no proof of safety: single records can be memorised by a model that generalises."
+    closely = []
+    for i, step in enumerate(advice.steps):
+        evidence = [gap] if i < 2 else []
+        evidence += [_recipe(result, step.settings)] + ([no_proof] if i == 1 else [])
+        said = " ".join(part for part in evidence if part)
+        closely.append(Measure(step.name, step.how, said or "This audit does not measure it."))
     return (
-        Measure(
-            "Stop earlier, or train fewer epochs",
-            "Stops training where the error on held-out records no longer falls, before the model fits single records.",
-            f"{gap} {_epochs(result)}".strip(),
-        ),
-        Measure(
-            "Regularise: weight decay, augmentation, a smaller model, more records",
-            "Makes single records matter less.",
-            f"{gap} A small gap is no proof of safety: single records can be memorised by a model that generalises.",
-        ),
-        Measure(
-            "Train with differential privacy (DP-SGD)",
-            "The only one of these measures with a guarantee: it bounds every attack, known or not. It costs accuracy "
-            "and computing time.",
-            _dp(finding),
-        ),
+        *closely,
+        Measure(advice.private.name, advice.private.how, _dp(result)),
         Measure(
             "Remove or reweight the most exposed records",
             "Takes single records out of the training data, or lets them count less.",
             _removal(exposure),
         ),
         Measure(
-            "Show less: labels instead of confidences, fewer queries",
+            _SHOW_LESS.get(result.task, "Show less, to fewer queries"),
             "Takes away what the attacker sees. Who holds the model file is not hindered.",
             _labels(result),
         ),
@@ -62,30 +64,37 @@ def _gap(result: AuditResult) -> str:
     return "This audit has no figures of how well the target generalises."
 
 
-def _epochs(result: AuditResult) -> str:
-    spec = (result.references.get("recipe") or {}).get("spec") or {}
-    for holder in (spec, *(v for v in spec.values() if isinstance(v, dict))):
-        for key in _EPOCHS:
-            if isinstance(holder.get(key), int) and not isinstance(holder.get(key), bool):
-                return f"The recipe says {key} = {holder[key]:,}."
-    return ""
+def _recipe(result: AuditResult, names: tuple[str, ...]) -> str:
+    """The settings that a measure would change, as the recipe has them."""
+    found = [f"{name} = {_plain(value)}" for name, value in settings_of(result, names).items()]
+    return f"The recipe says {', '.join(found)}." if found else ""
 
 
-def _dp(finding: Finding) -> str:
-    """How the measured rates stand to a guarantee."""
-    tpr, fpr = finding.tpr, finding.fpr
-    if tpr is None or not fpr:
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, (int, float)):
+        return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+
+
+def _dp(result: AuditResult) -> str:
+    """How the rates that this audit resolves stand to a guarantee."""
+    rates = {guessing(key): tpr for key, tpr in joint_rates(result).items()}
+    if not rates:
         return "The audit is too small to compare its rates with a guarantee."
+    begin = "A guarantee of ε (with δ near zero) keeps the recognised share below e^ε times the false-alarm rate."
+    fpr, tpr = max(rates.items(), key=lambda item: item[1].low / item[0])
     ratio = tpr.low / fpr
-    text = (
-        "A guarantee of ε (with δ near zero) keeps the recognised share below e^ε times the false-alarm rate. Here "
-        f"that ratio is {tpr.value / fpr:.2f} [{ratio:.2f}, {tpr.high / fpr:.2f}]"
-    )
-    if ratio > 1:
+    if ratio <= 1:
         return (
-            f"{text}, so only a guarantee of ε below {math.log(ratio):.2f} is sure to lower it; larger ones often do."
+            f"{begin} At the rates that this audit resolves that share may be guessing's, so no ε is sure to lower it."
         )
-    return f"{text}, which no guarantee would be sure to lower."
+    return (
+        f"{begin} At {100 * fpr:g}% false alarms it is {tpr.value / fpr:.2f} [{ratio:.2f}, {tpr.high / fpr:.2f}] times "
+        f"that rate, so only a guarantee of ε below {math.log(ratio):.2f} is sure to lower it; larger ones often do."
+    )
 
 
 def _removal(exposure: Exposure) -> str:
@@ -109,7 +118,10 @@ def _removal(exposure: Exposure) -> str:
 
 
 def _labels(result: AuditResult) -> str:
+    """What an attacker who sees labels alone reaches."""
     gap = next((attack for attack in result.attacks if attack.name == "gap"), None)
+    if result.task != "classification":
+        return "No attack of this audit sees so little, so it cannot say what would remain."
     if gap is None:
         return "This audit ran no attack that sees labels only (attack “gap”), so it cannot say what would remain."
     text = f"The attack that sees labels only reaches AUC {format_estimate(gap.metrics.get('auc'))}"
