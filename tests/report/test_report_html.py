@@ -377,7 +377,14 @@ def test_content_of_records_is_shown_only_on_request_and_names_only_where_wanted
 
 def test_blanks_for_the_controller_are_marked_and_the_rest_of_article_35_is_filled(page):
     text = text_of(tree_of(page))
-    for part in ("(a) Description", "(b) Necessity", "(c) Risks", "(d) Measures", "Legal basis", "differential privacy"):
+    for part in (
+        "(a) Description",
+        "(b) Necessity",
+        "(c) Risks",
+        "(d) Measures",
+        "Legal basis",
+        "differential privacy",
+    ):
         assert part in text
     assert page.count("for the controller") >= 6
 
