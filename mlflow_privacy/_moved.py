@@ -17,7 +17,12 @@ from typing import Any
 # Old module → where its names are now. The first entry is where a name is looked for first.
 MODULES = {
     "mlflow_privacy.audit": ("mlflow_privacy.auditing.pipeline",),
-    "mlflow_privacy.compare": ("mlflow_privacy.decide.compare", "mlflow_privacy.decide.comparison"),
+    "mlflow_privacy.blind": ("mlflow_privacy.auditing.blind",),
+    "mlflow_privacy.compare": (
+        "mlflow_privacy.decide.compare",
+        "mlflow_privacy.decide.comparison",
+        "mlflow_privacy.decide.differences",
+    ),
     "mlflow_privacy.config": ("mlflow_privacy.auditing.options",),
     "mlflow_privacy.experiment_config": ("mlflow_privacy.experiment.load",),
     "mlflow_privacy.gate": ("mlflow_privacy.decide.gate",),

@@ -181,7 +181,7 @@ def describe_references(
         "recipe_source": "" if target.recipe is None else target.recipe.source,
         "problem": target.recipe_problem,
         "notes": [] if references is None else list(references.notes),
-        "n_pool": len(target.pool),
+        "n_pool": len(np.unique(target.pool.row_ids)) if target.copies else len(target.pool),  # each as it was logged
         "num_queries": num_queries,
         "inputs": large_inputs(target.pool.x),
     }

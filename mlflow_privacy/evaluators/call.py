@@ -81,6 +81,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     from mlflow_privacy.evaluators.dataset import LineageDataset
     from mlflow_privacy.games.game import make_game
     from mlflow_privacy.lineage import resolve_target
+    from mlflow_privacy.store.inputs import patient_inputs
 
     started = time.perf_counter()
     call = inspect.signature(original).bind(*args, **kwargs).arguments
@@ -125,6 +126,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     )
     token = REQUEST.set(request)
     try:
-        return original(**call)
+        with patient_inputs():
+            return original(**call)
     finally:
         REQUEST.reset(token)

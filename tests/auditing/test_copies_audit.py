@@ -52,6 +52,7 @@ def test_members_that_were_copied_are_as_exposed_as_records_of_that_weight(times
     result = found[0]
     assert result.copies.basis == "distinct"
     assert (result.membership.sum(), (~result.membership).sum()) == (150, 150)
+    assert result.references["n_pool"] == 150 * times + 150  # as logged, though held-out records train as often
     assert any(w.startswith(f"{150 * times:,} training records and 0 held-out ones") for w in result.warnings)
     for name in ("rmia", "lira"):
         mean, plain = (np.mean([auc(r, name).value for r in results]) for results in (found, shown))
