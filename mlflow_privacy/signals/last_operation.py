@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import Reading
+from mlflow_privacy.trainers.torch.private import inside_compiled
 from mlflow_privacy.trainers.torch.tensors import first_tensor
 
 # By the names that torch gives functions, methods and the operators of exported graphs, without "_" and overload.
@@ -64,7 +65,7 @@ class Watched:
 
     def __init__(self, module: Callable[[torch.Tensor], Any]) -> None:
         self._module = module
-        self._watching = not hasattr(module, "_orig_mod")  # a compiled one would be compiled again
+        self._watching = inside_compiled(module) is module  # a compiled one would be compiled again
         self.reading: Reading | None = None
 
     def __call__(self, batch: torch.Tensor) -> Any:
