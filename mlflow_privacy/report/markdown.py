@@ -45,7 +45,7 @@ def markdown_verdict(
     Example:
       >>> from mlflow_privacy.report.example import example_result
       >>> print(markdown_verdict(example_result(n=400)).splitlines()[0])
-      **Of 100 records used in training, an attacker who accepts one false alarm in 10 recognises between 23 and 40 ...**
+      **Of 100 records used in training, an attacker who accepts one false alarm in 10 recognises between 23 ...**
     """
     # The result's own warning about the blind baseline would only repeat the alarm above the table.
     warnings = [w for w in result.warnings if not (blind_differs(result) and str(result.blind) in w)]
