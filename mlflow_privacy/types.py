@@ -350,7 +350,8 @@ class AttackResult:
       metrics: "auc", "tpr_at_fpr_0.1", …, "tpr_at_fpr_0", "balanced_accuracy", "advantage".
       options: what the attack ran with (γ, a, …).
       joint: TPRs at the FPRs that a verdict looks at, with intervals that hold for all of these FPRs at once.
-      groups: each group of records by itself, the most exposed first; empty where there is nothing to compare.
+      groups: each group of records by itself, the most exposed first, for the attack of the verdict; empty for the
+        others, and where there is nothing to compare.
       worst_group: "auc" and the TPRs of the most exposed group; of all records where no group could be measured.
     """
 

@@ -97,14 +97,15 @@ def by_group(
       slicings: by name, `slicings_of`.
       fprs: that the audit was asked for.
       confidence: of all groups at once.
-      compare: also find the groups that are significantly more exposed than all other records.
+      compare: keep `groups`, and find those that are significantly more exposed than all other records; for the attack
+        of the verdict.
     """
     ranks = attack.scores.rank()
     groups = group_results(ranks, member, slicings, fprs=fprs, confidence=confidence, compare=compare)
     return dataclasses.replace(
         attack,
         joint=joint_tprs(tally(ranks, member), fprs, confidence),
-        groups=groups,
+        groups=groups if compare else (),
         worst_group=worst_group(groups, attack.metrics, confidence),
     )
 

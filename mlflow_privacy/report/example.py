@@ -60,7 +60,15 @@ def example_result(
         row_ids=np.array([f"train:{i}" for i in range(n)] + [f"holdout:{i}" for i in range(n)]),
         y=y,
         attacks=tuple(
-            by_group(attack, membership, slicings, fprs=DEFAULT_FPRS, confidence=confidence) for attack in attacks
+            by_group(
+                attack,
+                membership,
+                slicings,
+                fprs=DEFAULT_FPRS,
+                confidence=confidence,
+                compare=attack.name == _EXAMPLES[0][0],
+            )
+            for attack in attacks
         ),
         headline="rmia",
         blind=blind or Estimate(0.501, 0.501 - half, 0.501 + half, 2 * n, confidence),

@@ -50,6 +50,18 @@ def test_the_exposed_class_is_named_with_its_own_figures(target):
     assert not any(key.startswith("privacy/lira/group/") for key in metrics)
 
 
+def test_intervals_of_one_audit_do_not_contradict_each_other(target):
+    """Whoever accepts more false alarms recognises no fewer: of all records, of every group, and of the worst."""
+    metrics = audit(target, OPTIONS).metrics
+    for part in ("", "worst_group/", "group/class_0/", "group/class_1/"):
+        keys = [f"privacy/rmia/{part}tpr_at_fpr_{fpr}" for fpr in ("0", "0.001", "0.01", "0.1")]
+        keys = [key for key in keys if key in metrics]
+        assert len(keys) >= 2
+        for end in ("", "_low", "_high"):
+            found = [metrics[key + end] for key in keys]
+            assert found == sorted(found)
+
+
 def test_gate_and_policy_hold_a_limit_against_the_worst_group(target):
     metrics = audit(target, OPTIONS).metrics
     whole, worst = "rmia/tpr_at_fpr_0.1", "rmia/worst_group/tpr_at_fpr_0.1"

@@ -135,6 +135,19 @@ def test_verdict_is_about_the_lowest_rate_whose_joint_interval_excludes_guessing
     assert "one false alarm in 1,000 recognises between 10 and 400" in verdict(sure)
 
 
+def test_the_crowd_shows_the_numbers_of_the_sentence(result):
+    from mlflow_privacy.report.sections import build_document
+
+    sure = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.0216, 0.5), at_0_1=(0.4, 0.6))
+    found = build_document(sure).finding
+    people = found.people
+    assert (people.base, people.low, people.high, people.guessing) == (100, 2, 50, 1)
+    assert f"recognises between {people.low} and {people.high} " in found.sentence
+    assert found.tpr.low == 0.0216
+    never = with_rates(result, at_0_1=(0.05, 0.6))
+    assert build_document(never).finding.people is None
+
+
 def test_where_no_rate_excludes_guessing_the_verdict_is_about_the_auc(result):
     never = with_rates(result, at_0_001=(0.0, 0.4), at_0_01=(0.0, 0.5), at_0_1=(0.05, 0.6))
     assert headline_rate(never) is None
