@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
+import time
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.classes import plain_classes
 from mlflow_privacy.lineage.files import read_path, write_table
 from mlflow_privacy.lineage.manifest import (
+    FOLDER,
     ROLES,
     SHA256_TAG,
     SPLIT,
@@ -28,6 +31,7 @@ from mlflow_privacy.lineage.manifest import (
 )
 from mlflow_privacy.lineage.recipe import named_base, plain_recipe
 from mlflow_privacy.lineage.records import named_texts
+from mlflow_privacy.lineage.several import fork_of, write_fork
 from mlflow_privacy.lineage.sources import read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 from mlflow_privacy.store.mlflow_private import address_on_server, dataset_entity
@@ -62,9 +66,9 @@ def log_lineage(
 ) -> None:
     """Logs what a model is trained on, and how, so that it can be audited later from its URI alone.
 
-    Call it inside the training run. Data is stored as Parquet or NPZ artifacts under `privacy/lineage/`, never as a
-    pickle, with its full SHA-256, and appears on the run as dataset inputs. A second call adds to the first; what it
-    names again it replaces.
+    Call it inside the training run, or afterwards with `run_id=`. Data is stored as Parquet or NPZ artifacts under
+    `privacy/lineage/`, never as a pickle, with its full SHA-256, and appears on the run as dataset inputs. A second call
+    adds to the first; what it names again it replaces.
 
     Args:
       train: the records the model trains on: a DataFrame with the label column, (x, y), a torch dataset of (x, y)
@@ -91,7 +95,9 @@ def log_lineage(
       store: "copy" stores the data; "reference" keeps only URI, digest and row indices, for data that must not be
         copied. Data without a URI must then be passed to the audit, which verifies it.
       run_id: the training run; the active one if None.
-      model_id: tells this model's lineage apart from that of other models of the same run.
+      model_id: tells this model's lineage apart from that of other models of the same run. Without it, other data that
+        is logged after a further model was logged is taken to be that of the next model, or of the one just logged if
+        the first call came after its model, too; the models before keep theirs.
       client: where the tracking server is; the current one if None.
 
     Raises:
@@ -127,11 +133,18 @@ def log_lineage(
     folder = manifest_folder(model_id)
     earlier = read_manifest(files, folder) or Manifest()
     entries, inputs = dict(earlier.entries), []
+    fork = None
+    if model_id is None and any(role in entries for role in given):  # else nothing is replaced
+        owned = [path.rpartition("/")[2] for path in files.listed(FOLDER)]
+        fork = fork_of(client, run_id, earlier, owned)
+    stem = "" if fork is None else f"-{uuid.uuid4().hex[:8]}"  # what is there stays
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         for role, data in given.items():
             rows = {"mask": mask, "row_indices": row_indices, "canaries": canaries} if role == "train" else {}
             columns = {"targets": targets, "text": text, "prompt": prompt}
-            entries[role], logged = _log_data(client, files, folder, Path(local), role, data, columns, store, **rows)
+            entries[role], logged = _log_data(
+                client, files, folder, Path(local), role, data, columns, store, stem=stem, **rows
+            )
             inputs.append(logged)
         if "train" not in given and (mask is not None or row_indices is not None):
             rows_of = membership_rows(mask, row_indices, None)
@@ -148,11 +161,17 @@ def log_lineage(
             entries.pop(SPLIT, None)
     if inputs:
         client.log_inputs(run_id, inputs)
+    if fork is not None and all(entries[role].sha256 == earlier.entries[role].sha256 for role in given):
+        fork = None  # the same data once more
     manifest = Manifest(
         entries,
         earlier.recipe if plain is None else plain,
         earlier.classes if classes is None else plain_classes(classes),
+        logged_at=int(time.time() * 1000),
+        after=earlier.after or (fork is not None and fork.after),
     )
+    if fork is not None:
+        write_fork(client, run_id, fork, earlier, manifest)
     write_manifest(client, run_id, manifest, folder)
 
 
@@ -237,6 +256,7 @@ def _log_data(
     columns: Mapping[str, str | None],
     store: str,
     *,
+    stem: str = "",
     mask: Any = None,
     row_indices: Any = None,
     canaries: Any = None,
@@ -275,7 +295,7 @@ def _log_data(
         uri=uri if store == "reference" else None,
     )
     if store == "copy":
-        path = write_table(table, local, role)
+        path = write_table(table, local, f"{role}{stem}")
         stored = as_table(read_path(path), targets=entry.targets)  # the digest is of what will be read
         client.log_artifact(run_id, str(path), folder)
         entry = dataclasses.replace(entry, file=path.name, sha256=table_digest(stored))
@@ -295,10 +315,10 @@ def _log_data(
             )
     name = f"{role}-{str(entry.sha256)[:8]}-{run_id[:8]}"
     entry = dataclasses.replace(
-        entry, name=name, rows=None if rows is None else _log_rows(client, run_id, folder, local, role, rows)
+        entry, name=name, rows=None if rows is None else _log_rows(client, run_id, folder, local, f"{role}{stem}", rows)
     )
     if canary_rows is not None:
-        file = _log_rows(client, run_id, folder, local, f"{role}_canary", {"canaries": canary_rows})
+        file = _log_rows(client, run_id, folder, local, f"{role}{stem}_canary", {"canaries": canary_rows})
         entry = dataclasses.replace(entry, canaries=file)
     return entry, _dataset_input(table, source, name, str(entry.sha256), _CONTEXT[role])
 

@@ -40,7 +40,8 @@ class Entry:
       targets: label column.
       text, prompt: columns that a language model reads.
       name: of the MLflow dataset input that was logged with it.
-      folder: artifact path of the manifest, and so of its files.
+      of_run: whether its files lie with the run's manifest, and not beside this one.
+      folder: artifact path of its files.
     """
 
     role: str
@@ -54,25 +55,38 @@ class Entry:
     text: str | None = None
     prompt: str | None = None
     name: str | None = None
+    of_run: bool = False
     folder: str = FOLDER
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What was logged, by role; `classes` are labels in the order of the model's outputs."""
+    """What was logged, by role.
+
+    Attributes:
+      classes: labels in the order of the model's outputs.
+      logged_at: ms since 1970.
+      after: whether data is logged after its model in this run; see `several`.
+    """
 
     entries: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
     recipe: Mapping[str, Any] | None = None
     classes: Sequence[Any] | None = None
+    logged_at: int | None = None
+    after: bool = False
 
     def to_json(self) -> str:
         entries = [
-            {k: v for k, v in dataclasses.asdict(entry).items() if v is not None and k != "folder"}
+            {k: v for k, v in dataclasses.asdict(entry).items() if v not in (None, False) and k != "folder"}
             for entry in self.entries.values()
         ]
         values: dict[str, Any] = {"format": FORMAT, "datasets": entries, "recipe": self.recipe, "row_id_base": 0}
         if self.classes is not None:
             values["classes"] = list(self.classes)
+        if self.logged_at is not None:
+            values["logged_at"] = self.logged_at
+        if self.after:
+            values["after"] = True
         return json.dumps(values, indent=2, sort_keys=True)
 
     @staticmethod
@@ -90,16 +104,18 @@ class Manifest:
                 )
             known = {field.name for field in dataclasses.fields(Entry)} - {"folder"}
             entries = [
-                Entry(**{k: v for k, v in item.items() if k in known}, folder=folder) for item in data["datasets"]
+                Entry(**{k: v for k, v in item.items() if k in known}, folder=FOLDER if item.get("of_run") else folder)
+                for item in data["datasets"]
             ]
-            recipe, classes = data.get("recipe"), data.get("classes")
+            recipe, classes, logged_at = data.get("recipe"), data.get("classes"), data.get("logged_at")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error
         for entry in entries:
             for name in (entry.file, entry.rows, entry.canaries):
                 if name is not None and PurePosixPath(name).name != name:
                     raise LineageError(f"{where} names a file outside its folder, {name!r}: log the lineage again.")
-        return Manifest({entry.role: entry for entry in entries}, recipe, classes)
+        after = data.get("after") is True
+        return Manifest({entry.role: entry for entry in entries}, recipe, classes, logged_at, after)
 
 
 def manifest_folder(model_id: str | None) -> str:

@@ -15,6 +15,7 @@ from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.manifest import ROLES, SHA256_TAG, SPLIT, Entry, Manifest, read_canaries, read_rows
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.places import Places
+from mlflow_privacy.lineage.several import MODEL_TAGS
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -40,6 +41,7 @@ class Input:
     dataset: Any
     context: str  # "" if it was logged without one
     sha256: str | None = None  # of all values, where `log_lineage` logged it
+    model_id: str | None = None  # of the one model that it is logged for, if that is said
 
     @property
     def role(self) -> str | None:
@@ -130,7 +132,8 @@ def _inputs_of(run: Any) -> list[Input]:
     for item in run.inputs.dataset_inputs:
         tags = {tag.key: tag.value for tag in item.tags or []}
         if item.dataset.source_type != _OWN_SOURCE:
-            logged = Input(item.dataset, tags.get(_CONTEXT_TAG, ""), tags.get(SHA256_TAG))
+            model_id = next((tags[tag] for tag in MODEL_TAGS if tag in tags), None)
+            logged = Input(item.dataset, tags.get(_CONTEXT_TAG, ""), tags.get(SHA256_TAG), model_id)
             found.setdefault((item.dataset.name, item.dataset.digest), logged)
     return list(found.values())
 

@@ -12,7 +12,7 @@ import numpy as np
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.classes import output_classes
 from mlflow_privacy.lineage.doubts import weakly_verified
-from mlflow_privacy.lineage.manifest import ROLES, Manifest, model_manifest
+from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, dataset_inputs, gather, get_run
@@ -21,6 +21,7 @@ from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.quality import logged_quality
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
 from mlflow_privacy.lineage.records import for_model, infer_task, same_form, text_records, to_records
+from mlflow_privacy.lineage.several import inputs_of_model
 from mlflow_privacy.lineage.tables import table_digest
 from mlflow_privacy.lineage.text_model import with_settings
 from mlflow_privacy.text import LanguageModel
@@ -81,6 +82,12 @@ def resolve_target(
             problems.add(None, str(error), error)
             problems.fatal = True
     inputs = dataset_inputs(client, run, audited.model_id)
+    if options.train is None and not {"train", SPLIT} & set(manifest.entries):
+        try:
+            inputs = inputs_of_model(client, run, audited.model_id, inputs)
+        except LineageError as error:
+            problems.add("train", str(error), error)
+            inputs = [item for item in inputs if item.role != "train"]
     parts = gather(options, manifest, inputs, files, problems, places_of(client, files))
     params = {} if run is None else dict(run.data.params)
     settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
