@@ -67,8 +67,8 @@ def log_lineage(
     """Logs what a model is trained on, and how, so that it can be audited later from its URI alone.
 
     Call it inside the training run, or afterwards with `run_id=`. Data is stored as Parquet or NPZ artifacts under
-    `privacy/lineage/`, never as a pickle, with its full SHA-256, and appears on the run as dataset inputs. A second call
-    adds to the first; what it names again it replaces.
+    `privacy/lineage/`, never as a pickle, with its full SHA-256, and appears on the run as dataset inputs. A second
+    call adds to the first; what it names again it replaces.
 
     Args:
       train: the records the model trains on: a DataFrame with the label column, (x, y), a torch dataset of (x, y)

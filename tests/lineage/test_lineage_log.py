@@ -258,7 +258,7 @@ def test_a_mask_over_a_dataset_that_mlflow_recorded(log_model, train, tmp_path):
         info = log_model()
     target = resolve_target(info.model_uri)
     assert target.membership.tolist() == [True] * 25 + [False] * 15
-    assert target.sources[0].status == "verified"
+    assert target.sources[0].status == "weakly verified"
 
 
 def test_row_indices_name_a_part_of_a_file_that_is_not_copied(log_model, tracking, train, tmp_path):
