@@ -26,7 +26,7 @@ _BEGIN = r"<!--[ \t]*mlflow-privacy:begin[ \t]*-->"
 _BLOCK = re.compile(rf"(?:{TITLE} )?{_BEGIN}(?:(?!{_BEGIN}).)*?<!--[ \t]*mlflow-privacy:end[ \t]*-->", re.DOTALL)
 # The registry's SQL column; counted in characters.
 DESCRIPTION_LIMIT = 5000
-_TABLE_FPRS = (0.01, 0.001)
+_TABLE_FPRS = (0.1, 0.01, 0.001)
 
 
 def markdown_verdict(
