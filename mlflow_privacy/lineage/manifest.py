@@ -21,6 +21,7 @@ FILE = "lineage.json"
 FORMAT = 1
 ROLES = ("train", "holdout", "population")
 SHA256_TAG = "privacy.sha256"  # of a dataset input, of all values of the data
+MODEL_TAGS = ("model_id", "mlflow.model_id", "mlflow.modelId")  # of a dataset input: the model that it is logged for
 SPLIT = "split"  # the entry of a mask over a data set that MLflow itself recorded
 
 

@@ -12,10 +12,18 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.files import read_path
-from mlflow_privacy.lineage.manifest import ROLES, SHA256_TAG, SPLIT, Entry, Manifest, read_canaries, read_rows
+from mlflow_privacy.lineage.manifest import (
+    MODEL_TAGS,
+    ROLES,
+    SHA256_TAG,
+    SPLIT,
+    Entry,
+    Manifest,
+    read_canaries,
+    read_rows,
+)
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.places import Places
-from mlflow_privacy.lineage.several import MODEL_TAGS
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from mlflow_privacy.lineage.parts import Input
 
-MODEL_TAGS = ("model_id", "mlflow.model_id", "mlflow.modelId")  # of a dataset input
-
 
 def logged_models(run: Any) -> list[str]:
     """Ids of the models that a run has logged, in their order."""
