@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.auditing.options import AuditOptions, parse_options
-from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.errors import ConfigError, LineageError
 from mlflow_privacy.evaluators import EVALUATOR
 from mlflow_privacy.store.mlflow_private import quick_requirement_check
 from mlflow_privacy.store.quiet import no_artifact_bars
@@ -74,13 +74,15 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
     Raises:
       ConfigError: an option is unknown or wrong, or there is no model to audit.
-      LineageError: members or non-members cannot be found, loaded or verified. No run was opened.
+      LineageError: the model does not load, or members or non-members cannot be found, loaded or verified. No run was
+        opened.
     """
     import mlflow
 
     from mlflow_privacy.evaluators.dataset import LineageDataset
     from mlflow_privacy.games.game import make_game
     from mlflow_privacy.lineage import resolve_target
+    from mlflow_privacy.lineage.loading import load_pyfunc
     from mlflow_privacy.store.inputs import patient_inputs
 
     started = time.perf_counter()
@@ -101,8 +103,10 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     bars = contextlib.nullcontext() if sys.stderr.isatty() else no_artifact_bars()
     with bars, quick_requirement_check():
         if isinstance(model, str):
-            call["model"] = mlflow.pyfunc.load_model(model, model_config=call.pop("model_config", None))
+            client, given = mlflow.MlflowClient(), call.pop("model_config", None)
+            call["model"] = load_pyfunc(model, client=client, model_config=given)
         target = resolve_target(model, options, loaded=call["model"])
+    _refuse_deleted(target)
     game.check(target, options.num_ref_models if target.recipe is not None else 0, None)
     dataset = LineageDataset(target)
     if evaluators in (EVALUATOR, [EVALUATOR]):
@@ -130,3 +134,22 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
             return original(**call)
     finally:
         REQUEST.reset(token)
+
+
+def _refuse_deleted(target: AuditTarget) -> None:
+    """Raises `LineageError` if the logged model was deleted, though its files load: MLflow evaluates none such."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    model_id = target.model.model_id
+    if model_id is None:
+        return
+    try:
+        mlflow.MlflowClient().get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the audit itself will tell
+            return
+        raise LineageError(
+            f"{target.model.uri} is the logged model {model_id}, which was deleted, though its files are there: MLflow "
+            "evaluates no deleted model. Load it and log it again, in a run with its lineage."
+        ) from error

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.lineage.loading import load_pyfunc
 from mlflow_privacy.lineage.text_model import text_model
 from mlflow_privacy.types import AuditedModel
 
@@ -52,8 +53,7 @@ def resolve_model(
 
     Raises:
       ConfigError: `model` is neither a URI nor a pyfunc model.
-      LineageError: a transformers model of a kind that has no signal.
-      mlflow.exceptions.MlflowException: there is no such model.
+      LineageError: there is no such model, it does not load, or it is a transformers model of a kind without a signal.
     """
     return load_model(model, loaded=loaded, client=client).model
 
@@ -73,7 +73,7 @@ def load_model(model: Any, *, loaded: Any = None, client: Any = None) -> LoadedM
             'model and pass its URI, such as "models:/NAME/VERSION".'
         )
     if loaded is None:
-        loaded = mlflow.pyfunc.load_model(uri)
+        loaded = load_pyfunc(uri, client=client)
     meta = loaded.metadata
     model_id = getattr(meta, "model_id", None) or None
     run_id = getattr(meta, "run_id", None) or None

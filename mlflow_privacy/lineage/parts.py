@@ -317,9 +317,14 @@ def _sole_input(inputs: Sequence[Input]) -> Input:
 def _input_parts(
     role: str, inputs: Sequence[Input], options: LineageOptions, problems: Problems, places: Places
 ) -> list[Part]:
-    """The parts of all dataset inputs of a role."""
+    """The parts of all dataset inputs of a role; one of a script, as autologging logs, is none where another loads."""
     parts: list[Part] = []
+    empty: list[tuple[str, LineageError]] = []
     for item in inputs:
+        if item.dataset.source_type == "code":
+            error = LineageError("it was logged with a code source, which holds no data")
+            empty.append((f"its input {item}: {error}", error))
+            continue
         try:
             found = load_dataset(
                 item.dataset,
@@ -334,4 +339,6 @@ def _input_parts(
             continue
         prefix = role if not parts else f"{role}{len(parts) + 1}"
         parts.append(_part(role, found, prefix, item.dataset.name, options.targets))
+    for text, error in [] if parts else empty:
+        problems.add(role, text, error)
     return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlflow_privacy.types import Records, Task
 _REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson")
 _CLASSIFICATION_LOSSES = ("crossentropy", "ce", "bce", "nll", "hinge", "logloss")
 _MANY_LABELS = 20
+_INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # a column that a file got for the index of a frame
 
 
 def named_texts(data: Any, text: str) -> Any:
@@ -146,7 +148,7 @@ def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) 
         )
     if targets is not None and targets not in names:
         raise LineageError(f"it has no target column {targets!r}; its columns are {_some(names)}")
-    rest = [name for name in names if name not in known]
+    rest = [name for name in names if name not in known and not _INDEX.fullmatch(name)]
     if targets is None:
         if not known:
             raise LineageError(

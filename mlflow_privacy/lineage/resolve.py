@@ -106,7 +106,7 @@ def resolve_target(
         pool, membership = built.records, built.membership
         population, outside = _population(records["population"], pool, options)
     except LineageError as error:
-        raise LineageError(f"{label} cannot be audited: {error}. {_remedy()}") from error
+        raise LineageError(f"{label} cannot be audited: {error}. {_remedy(label, audited.run_id)}") from error
     notes.extend(outside)
     native = audited.native
     if isinstance(native, LanguageModel):
@@ -265,13 +265,16 @@ def _status_notes(parts: Sequence[Part]) -> list[str]:
     return notes
 
 
-def _remedy(roles: Sequence[str] = ("train", "holdout")) -> str:
-    """What the person can do."""
+def _remedy(label: str, run_id: str | None, roles: Sequence[str] = ("train", "holdout")) -> str:
+    """What the person can do: the line that helps at once, then the one that helps for good."""
+    files = " ".join(f"--{role} FILE" for role in roles)
     config = ", ".join(f'"{role}": ...' for role in roles)
     arguments = ", ".join(f"{role}=..." for role in dict.fromkeys(("train", "holdout", *roles)))
+    over = "" if run_id is None else f', or now, though the run is over, with run_id="{run_id}"'
     return (
-        f"Log it with mlflow_privacy.log_lineage({arguments}) in the training run, or pass "
-        f'evaluator_config={{"privacy_meter": {{{config}}}}}.'
+        f"Audit it with the files themselves: mlflow-privacy audit {label} {files}; from Python, "
+        f'evaluator_config={{"privacy_meter": {{{config}}}}}. For good: mlflow_privacy.log_lineage({arguments}) in the '
+        f"training run{over}."
     )
 
 
@@ -304,6 +307,7 @@ def _lineage_error(
     else:
         head = f"{label} cannot be audited"
     lines = [text for _, text in problems.lines]
+    remedy = _remedy(label, None if run is None else run_id, missing) if missing else ""
     if run is None:
         lines.append(
             "the model does not say which run trained it" if run_id is None else f"its source run {run_id} is not here"
@@ -320,7 +324,7 @@ def _lineage_error(
                 'model trained on it is not known: use mlflow.log_input(dataset, context="training"), or "testing"'
             )
     if len(lines) == 1:
-        text = f"{head}: {lines[0]}. {_remedy(missing) if missing else ''}"
+        text = f"{head}: {lines[0]}. {remedy}"
     else:
-        text = "\n".join([f"{head}:", *(f"  - {line}." for line in lines), _remedy(missing) if missing else ""])
+        text = "\n".join([f"{head}:", *(f"  - {line}." for line in lines), remedy])
     return (UnsafeError if problems.unsafe else LineageError)(text.rstrip())
