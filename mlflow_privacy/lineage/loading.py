@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ def load_pyfunc(uri: str, *, client: MlflowClient, model_config: Any = None) -> 
         if not error.name:
             raise
         raise LineageError(f"{uri} cannot be loaded: {_missing_module(uri, error.name)}") from error
-    except (AttributeError, ImportError, pickle.UnpicklingError) as error:
+    except (AttributeError, ImportError) as error:
         if not re.search(r"can't get attribute|cannot import name|has no attribute", str(error), re.I):
             raise
         raise LineageError(

@@ -55,7 +55,9 @@ def python(tmp_path):
 def test_an_installed_package_adds_attack_trainer_signals_game_and_section(python, tmp_path, empty_database):
     (tmp_path / "run").mkdir()
     shutil.copy(empty_database, tmp_path / "run" / "mlflow.db")
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/run/mlflow.db"}
+    # Not the experiment that a test before this one left in this process's environment: it is of another store.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_EXPERIMENT")}
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/run/mlflow.db"
     command = [python, "-W", "ignore", "-c", PROGRAM, str(PLUGIN)]
     done = subprocess.run(command, cwd=tmp_path / "run", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
