@@ -36,7 +36,7 @@ from mlflow_privacy.games.game import GameEvidence, make_game
 from mlflow_privacy.metrics.groups import slicings_of
 from mlflow_privacy.types import AuditResult, AuditTarget
 
-_HIDDEN = {"train", "holdout", "population", "train_fn", "recipe", "base", "masked", "prefix"}  # live, or told elsewhere
+_HIDDEN = {"train", "holdout", "population", "train_fn", "recipe", "base", "masked", "prefix"}  # live objects
 
 
 def audit(
