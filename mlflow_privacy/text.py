@@ -104,6 +104,61 @@ def tokenize(
     return result
 
 
+def visible_part(lm: LanguageModel, frame_or_texts: Any) -> list[tuple[int, int]]:
+    """(start, stop) of each text: the characters that are left of it when it is truncated, and so seen by the model.
+
+    Args:
+      frame_or_texts: as in `tokenize`.
+
+    Raises:
+      SignalError: as `tokenize`.
+    """
+    texts, prompts = _columns(frame_or_texts, lm.text_column, lm.prompt_column)
+    whole = texts if prompts is None else [p + t for p, t in zip(prompts, texts, strict=True)]
+    before = [0] * len(texts) if prompts is None else [len(prompt) for prompt in prompts]
+    seen = _seen_fast if getattr(lm.tokenizer, "is_fast", False) else _seen_slow
+    parts = seen(lm.tokenizer, whole, lm.max_length) if whole else []
+    return [(max(start - b, 0), max(stop - b, 0)) for (start, stop), b in zip(parts, before)]
+
+
+def _seen_fast(tokenizer: Any, whole: Sequence[str], max_length: int) -> list[tuple[int, int]]:
+    """By the places of the tokens that are left, as the tokenizer tells them."""
+    encoded = tokenizer(
+        list(whole),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    parts = []
+    for spans, special in zip(encoded["offset_mapping"], encoded["special_tokens_mask"]):
+        ends = [span for span, s in zip(spans, special) if not s and span[1] > span[0]]
+        parts.append((ends[0][0], ends[-1][1]) if ends else (0, 0))
+    return parts
+
+
+def _seen_slow(tokenizer: Any, whole: Sequence[str], max_length: int) -> list[tuple[int, int]]:
+    """The longest beginning (or end, where the beginning is cut off) of each that is not truncated, by bisection."""
+
+    def fits(part: str) -> bool:
+        return len(tokenizer(part, verbose=False)["input_ids"]) <= max_length
+
+    at_left = tokenizer.truncation_side == "left"
+    parts = []
+    for text in whole:
+        most, above = len(text) if fits(text) else 0, len(text)
+        while above - most > 1:
+            middle = (most + above) // 2
+            if fits(text[len(text) - middle :] if at_left else text[:middle]):
+                most = middle
+            else:
+                above = middle
+        parts.append((len(text) - most, len(text)) if at_left else (0, most))
+    return parts
+
+
 def pad_batch(
     tok: TokenizedText, index: Any, *, pad_id: int, side: Literal["left", "right"] = "right"
 ) -> tuple[Any, Any, Any]:

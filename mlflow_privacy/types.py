@@ -11,9 +11,9 @@ import numpy as np
 
 from mlflow_privacy.errors import DesignError
 
-Task = Literal["classification", "regression", "language"]
+Task = Literal["classification", "multilabel", "regression", "language"]  # multilabel: several labels of a record
 _LOGGED_GROUPS = 20  # each is a dozen metrics
-Link = Literal["logit", "log", "label"]
+Link = Literal["logit", "log", "log_p", "label"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Records:
 
     Attributes:
       x: features, (n, ...) array or a DataFrame of n rows.
-      y: (n,) labels (class names or indices) or regression targets.
+      y: (n,) labels (class names or indices) or regression targets; (n, k) where a record has several.
       row_ids: (n,) strings that name each record in its data set, such as "train:17".
     """
 
@@ -213,7 +213,8 @@ class ModelOutputs:
         for language models, correctness (0/1) for labels only.
       correct: (n,) bool for classifiers (argmax equals the label), None for regressors and language models.
       loss: (n,) float32, cross-entropy or squared error (float64); for labels only the 0/1 error.
-      link: how `signal` becomes p: "logit" (p = σ(φ)), "log" (p = exp(φ)), "label" (no p).
+      link: how `signal` becomes p: "logit" (p = σ(φ)), "log" (p = exp(φ), a density), "log_p" (the same, at most 1),
+        "label" (no p).
       extra: further (n,) float32 signals that single attacks ask for, by the keys of `attacks.extras.extra_key`.
     """
 

@@ -231,6 +231,18 @@ def _one_sided(inside: Array) -> tuple[Array, Array]:
     return n_in == 0, n_in == m
 
 
+def log_odds(log_p: Array) -> Array:
+    """(...) float64 φ = log p − log(1 − p) of log-probabilities; a p of 1 counts as 1 − 2⁻⁵³.
+
+    >>> log_odds(np.log([0.5, 0.9])).round(4).tolist()
+    [0.0, 2.1972]
+    """
+    xp = namespace(log_p)
+    low = as_float64(log_p)
+    low = xp.where(low < -(2.0**-53), low, xp.full_like(low, -(2.0**-53)))
+    return low - xp.log(-xp.expm1(low))
+
+
 def log_sigmoid(x: Array) -> Array:
     """log σ(x), exact where σ rounds to 0 or 1."""
     xp = namespace(x)

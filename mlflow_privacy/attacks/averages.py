@@ -155,7 +155,7 @@ def _out_of_pairs(signal: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
 def _log_average_chunk(signal: Array, weight: Array, a: float | None, link: Link) -> Array:
     """log Σ w·p of one chunk (rows of w add up to 1), with the offline transform unless a is None."""
     xp = namespace(signal)
-    if link == "log":
+    if link != "logit":
         return log_sum_exp(signal, weight)
     share = 1.0 if a is None else 0.5 * (1 + a)
     q = share * xp.sum(weight / (1 + xp.exp(signal)), axis=1)

@@ -13,10 +13,10 @@ import numpy as np
 from mlflow_privacy.attacks._arrays import missing_references, to_numpy
 from mlflow_privacy.attacks.extras import EXTRAS, extra_key
 from mlflow_privacy.errors import ConfigError, DesignError, nearest
-from mlflow_privacy.types import Scores, Signals
+from mlflow_privacy.types import Link, Scores, Signals
 
 INPUTS = tuple(field.name for field in dataclasses.fields(Signals) if field.name not in ("link", "extra"))
-LINKS = ("link:logit", "link:log", "link:label")
+LINKS = ("link:logit", "link:log", "link:log_p", "link:label")
 NEEDS = ("reference", "in", "out", "population", *LINKS)
 # Metrics are called privacy/<attack>/<metric>. These names are taken by two checks and our games.
 _TAKEN = ("blind", "dp", "fidelity", "range", "usage")
@@ -32,7 +32,7 @@ class Attack:
       function: pure function over arrays; its keyword-only parameters are the attack's options.
       inputs: fields of `Signals` that it takes, in order.
       needs: "reference", "in", "out" (every record has such a reference), "population", and the links it accepts
-        ("link:logit", "link:log", "link:label").
+        ("link:logit", "link:log", "link:log_p", "link:label"). One that accepts "link:log" gets log-probabilities too.
       threat_model: what the attacker sees and has, in one sentence.
       paper: citation with address.
       labels_only: it works with a model that gives labels only.
@@ -111,16 +111,24 @@ def check_attack(name: str, attack: Any) -> None:
         raise ConfigError(f"The attack {name!r} cannot be used: {'; '.join(faults)}.")
 
 
+def _link_for(attack: Attack, link: Link) -> Link:
+    """The link that an attack is told: a log-probability is a log-density to one that does not ask for the difference.
+
+    Another link than its own if it cannot work with these signals.
+    """
+    return "log" if link == "log_p" and "link:log_p" not in attack.needs else link
+
+
 def why_not(attack: Attack, signals: Signals, options: Mapping[str, Any] | None = None) -> str:
     """Why an attack cannot run on these signals, in a sentence with the remedy; "" if it can."""
     name = attack.name
     links = sorted(need.removeprefix("link:") for need in attack.needs if need.startswith("link:"))
-    if signals.link not in links:
+    if _link_for(attack, signals.link) not in links:
         if attack.labels_only:
             return f"Attack {name} works on predicted labels only; this model gives more, use the other attacks."
         if attack.extras:
             return (
-                f'Attack {name} needs the log-probabilities of tokens (link log), this model gives "{signals.link}": '
+                f'Attack {name} needs the log-probabilities of tokens (link log_p), this model gives "{signals.link}": '
                 "it is for causal language models."
             )
         return f'Attack {name} needs confidences (link {" or ".join(links)}), this model gives "{signals.link}" only.'
@@ -166,7 +174,7 @@ def run(attack: Attack, signals: Signals, options: Mapping[str, Any]) -> tuple[S
         used |= attack.tune(signals, options)
     keywords = {key: value for key, value in used.items() if key in attack.of_function and value is not None}
     if "link" in inspect.signature(attack.function).parameters:
-        keywords["link"] = signals.link
+        keywords["link"] = _link_for(attack, signals.link)
     arrays = [getattr(signals, field) for field in attack.inputs]
     arrays += [signals.extra[key] for key in attack.extra_keys(used)]
     return _scores(attack, attack.function(*arrays, **keywords), len(signals.target)), used

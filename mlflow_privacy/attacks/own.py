@@ -33,18 +33,18 @@ _YE = "Ye et al. (2022), https://arxiv.org/abs/2111.09679"
 _YEOM = "Yeom et al. (2018), https://arxiv.org/abs/1709.01604"
 _CARLINI = "Carlini et al. (2021), https://arxiv.org/abs/2012.07805"
 _CONFIDENCE = frozenset({"link:logit", "link:log"})
-_TOKENS = frozenset({"link:log"})
+_TOKENS = frozenset({"link:log_p"})
 _ALL_SIX = ("target", "reference", "member", "population", "population_reference", "population_member")
 
 
 def _offline_a(signals: Signals, options: Mapping[str, Any]) -> dict[str, Any]:
     """`a` of the offline transform: given, else tuned, or the default where no reference can stand in for a target."""
-    if signals.link != "logit":
+    if signals.link not in ("logit", "log_p"):
         return {"a": None, "a_tuned": False}
     if options.get("a") is not None:
         return {"a": options["a"], "a_tuned": False}
     nobodys = None if signals.population_member.any() else signals.population_reference
-    tuned = tune_a(signals.reference, signals.member, nobodys)
+    tuned = tune_a(signals.reference, signals.member, nobodys, link=signals.link)
     if tuned is None:
         m = signals.member.shape[1]
         _logger.info(
@@ -74,7 +74,7 @@ OWN: dict[str, Attack] = {
             "RMIA (offline)",
             rmia_offline,
             _ALL_SIX,
-            frozenset({"reference", "out", "population"}) | _CONFIDENCE,
+            frozenset({"reference", "out", "population", "link:log_p"}) | _CONFIDENCE,
             "Black box with confidences, offline: reference models trained without the record and a population "
             "sample; one reference is enough.",
             _RMIA,

@@ -42,7 +42,7 @@ def attack(
         "population_reference", "population_member".
       needs: "reference", "in", "out" (every record has such a reference), "population", and the links that it works
         with, "link:logit", "link:log", "link:label"; without a link those of confidences, "link:logit" and "link:log".
-        A parameter `link` gets the one at hand.
+        A parameter `link` gets the one at hand. "link:log_p", where a log-probability is to be told from a density.
       extras: kinds of extra signals (`attacks.extras.EXTRAS`) that it takes after `inputs`, with their options.
 
     The function returns (n,) scores, higher = more likely a member, or `Scores` with a tie-break. Its keyword-only
@@ -81,17 +81,17 @@ def default_attacks(
     """The attacks of an audit that names none, the strongest first.
 
     Args:
-      language: the model is a causal language model; link "log" alone may as well be a regressor.
+      language: the model is a causal language model; a link alone does not say so.
       has_base: the language model before fine-tuning is at hand.
 
     >>> default_attacks(True, "logit")
     ('rmia', 'rmia_offline', 'lira', 'population')
     >>> default_attacks(False, "logit"), default_attacks(True, "label")
     (('population', 'loss'), ('gap',))
-    >>> default_attacks(False, "log", language=True, has_base=True)
+    >>> default_attacks(False, "log_p", language=True, has_base=True)
     ('base_ratio', 'min_k_plus', 'zlib', 'loss')
     """
-    if language and link == "log":
+    if language and link == "log_p":
         base = ("base_ratio",) * has_base
         if has_references:
             return ("rmia", "rmia_offline", "lira", *base, "min_k_plus", "loss")

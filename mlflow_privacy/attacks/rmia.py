@@ -28,6 +28,7 @@ from mlflow_privacy.attacks._arrays import (
     as_float64,
     check_references,
     check_signals,
+    log_odds,
     log_sigmoid,
     namespace,
 )
@@ -71,7 +72,7 @@ def rmia(
       gamma: how many times r(x) must exceed r(z), > 0. 1 is the paper's default.
       strict: count r(x)/r(z) > γ instead of the paper's ≥ γ (Privacy Meter's code). Ties with population points
         only move whole plateaus of the score; the ranking by (score, ratio) is the same.
-      link: "logit" (p = σ(φ)) or "log" (p = exp(φ), densities of a regressor).
+      link: "logit" (p = σ(φ)), "log" (p = exp(φ), densities of a regressor) or "log_p" (the same, at most 1).
 
     Returns: value (n,) in [0, 1] and tie (n,) = log r(x); arrays of the kind that came in.
 
@@ -109,8 +110,8 @@ def rmia_offline(
 
     .. math:: \bar p(x) = \tfrac12 \left((1 + a) \operatorname{mean}_{OUT} p(x) + 1 - a\right)
 
-    The transform supposes a probability in [0, 1]. For link "log" p is a density, `a` is not used, and p̄ is the
-    plain OUT mean.
+    The transform supposes a probability in [0, 1], such as a language model's mean per token (link "log_p"). For link
+    "log" p is a density, `a` is not used, and p̄ is the plain OUT mean.
 
     Threat model: black box with confidences; reference models trained without the record, at least one OUT per
     record; a population sample. Zarifzadeh et al. (2024), https://arxiv.org/abs/2312.03262, section on the offline
@@ -136,6 +137,11 @@ def rmia_offline(
     check_references(member, need_in=False, need_out=True)
     if population_member is not None:
         check_references(population_member, need_in=False, need_out=True)
+    if link == "log_p":
+        target, reference, population, population_reference = map(
+            log_odds, (target, reference, population, population_reference)
+        )
+        link = "logit"
     x = _log_p(target, link) - log_average(reference, member, online=False, a=a, link=link)
     z = _log_p(population, link) - log_average(population_reference, population_member, online=False, a=a, link=link)
     return Scores(dominance(x, z, gamma=gamma, strict=strict), x)
@@ -201,7 +207,7 @@ def _check(
     link: Link,
 ) -> None:
     """Raises `DesignError` for anything that `rmia` cannot work with."""
-    if link not in ("logit", "log"):
+    if link not in ("logit", "log", "log_p"):
         raise DesignError(f'RMIA needs probabilities or densities (link "logit" or "log"), got link "{link}".')
     if not (gamma > 0 and math.isfinite(gamma)):
         raise DesignError(f"gamma must be > 0, got {gamma}; the paper uses 1.")

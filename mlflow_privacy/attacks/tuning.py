@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_privacy.attacks._arrays import Array, check_signals, each_chunk, exp, in_threads, log, to_numpy
+from mlflow_privacy.attacks._arrays import Array, check_signals, each_chunk, exp, in_threads, log, log_odds, to_numpy
 from mlflow_privacy.attacks.averages import log_average
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.stats import log_sigmoid, mann_whitney
@@ -45,7 +45,7 @@ def tune_a(
       reference: (n, m) signals of the reference models.
       member: (n, m) bool.
       population_reference: (z, m) signals on records that no reference trained on; used for a single pair alone.
-      link: "logit" only; densities have no `a`.
+      link: "logit" or "log_p"; densities have no `a`.
       grid: values to try, in [0, 1].
 
     Returns: a value of `grid`, or None if no reference can stand in (one reference, or one pair and no population).
@@ -59,8 +59,8 @@ def tune_a(
       >>> 0 <= tune_a(rng.normal(size=(200, 8)) + 2 * member, member) <= 1
       True
     """
-    if link != "logit":
-        raise DesignError(f'a can only be tuned for probabilities (link "logit"), got link "{link}".')
+    if link not in ("logit", "log_p"):
+        raise DesignError(f'a can only be tuned for probabilities (link "logit" or "log_p"), got link "{link}".')
     if reference.ndim != 2 or tuple(member.shape) != tuple(reference.shape):
         raise DesignError(
             f"reference and member must have one shape (n, m), got {tuple(reference.shape)} and {tuple(member.shape)}."
@@ -68,6 +68,9 @@ def tune_a(
     step = max(reference.shape[0] // _TUNE_RECORDS, 1)
     signal, inside = to_numpy(reference[::step]), to_numpy(member[::step]).astype(bool)
     check_signals(reference=signal, member=inside, target=signal[:, 0] if signal.shape[1] else None)
+    if link == "log_p":
+        signal = log_odds(signal)
+        population_reference = None if population_reference is None else log_odds(population_reference)
     m = signal.shape[1]
     picked = np.unique(np.linspace(0, max(m - 1, 0), min(m, _TUNE_TARGETS)).round().astype(int))
     stand_ins = _stand_ins(signal, inside, picked)

@@ -32,11 +32,11 @@ def ask_target(
         return names, own
     from mlflow_privacy.signals.language.outputs import computable, has_base
 
-    names = default_attacks(has_references, "log", language=True, has_base=has_base(native, ask.aids))
+    names = default_attacks(has_references, "log_p", language=True, has_base=has_base(native, ask.aids))
     names = names if options.attacks is None else tuple(options.attacks)
     known = [name for name in names if name in ATTACKS]
     extras = computable(_wanted(known, options), native, ask.aids)
-    _check_attacks(names, options, has_references=has_references, link="log", extras=extras)
+    _check_attacks(names, options, has_references=has_references, link="log_p", extras=extras)
     return names, ask(native, extras)
 
 

@@ -17,7 +17,7 @@ from mlflow_privacy.types import Records, Signals
 LANGUAGE = sorted(name for name, attack in OWN.items() if attack.extras)
 
 
-def signals_of(target, extra=None, m=0, link="log"):
+def signals_of(target, extra=None, m=0, link="log_p"):
     """Signals without references, or with m that say nothing."""
     target = np.asarray(target, np.float32)
     rng = np.random.default_rng(0)
@@ -144,7 +144,7 @@ def test_faults_of_arrays_are_named():
 
 
 def test_defaults_of_other_models_are_what_they_were():
-    for link in ("logit", "log"):
+    for link in ("logit", "log", "log_p"):
         assert default_attacks(True, link) == ("rmia", "rmia_offline", "lira", "population")
         assert default_attacks(False, link) == ("population", "loss")
     for references in (True, False):
@@ -157,7 +157,7 @@ def test_defaults_of_other_models_are_what_they_were():
 def test_defaults_of_language_models_run():
     for references in (True, False):
         for base in (True, False):
-            names = default_attacks(references, "log", language=True, has_base=base)
+            names = default_attacks(references, "log_p", language=True, has_base=base)
             assert ("base_ratio" in names) == base
             assert ("rmia" in names) == references
             keys = extra_signals(names)
@@ -175,15 +175,41 @@ def test_rmia_takes_the_geometric_mean_probability_of_a_token():
     target, reference = np.log([0.5, 0.2]), np.log([[0.4, 0.1], [0.4, 0.2]])
     member = np.array([[True, False], [False, True]])
     population, of_population = np.log([0.3, 0.3, 0.3]), np.log([[0.1, 0.1], [0.15, 0.25], [0.5, 0.5]])
-    signals = Signals(target, reference, member, population, of_population, np.zeros((3, 2), bool), "log")
+    signals = Signals(target, reference, member, population, of_population, np.zeros((3, 2), bool), "log_p")
     scores, _ = run_attack("rmia", signals)
     ratio = np.array([0.5 / 0.25, 0.2 / 0.3])
     of_z = np.array([0.3 / 0.1, 0.3 / 0.2, 0.3 / 0.5])
     np.testing.assert_allclose(scores.value, (of_z <= ratio[:, None]).mean(axis=1))
     np.testing.assert_allclose(scores.tie, np.log(ratio))
-    offline, used = run_attack("rmia_offline", signals)
-    np.testing.assert_allclose(offline.tie, np.log([0.5 / 0.1, 0.2 / 0.4]))
-    assert used["a_tuned"] is False
+    for a in (0.0, 0.4, 1.0):
+        offline, used = run_attack("rmia_offline", signals, a=a)
+        of_in = [(1 + a) / 2 * p + (1 - a) / 2 for p in (0.1, 0.4)]
+        np.testing.assert_allclose(offline.tie, np.log([0.5 / of_in[0], 0.2 / of_in[1]]))
+        assert used == {**used, "a": a, "a_tuned": False}
+
+
+def test_a_of_offline_rmia_is_tuned_on_references_of_a_language_model():
+    """Texts of which some are hard for everybody: the AUC of RMIA moves with `a`, and tuning takes the best one."""
+    rng = np.random.default_rng(0)
+    hard = -rng.gamma(2, 1.5, 2000)
+    half = rng.random((2000, 2)) < 0.5
+    member = np.stack([half[:, 0], ~half[:, 0], half[:, 1], ~half[:, 1]], axis=1)
+    gain = np.where(rng.random(2000) < 0.5, 0.1, 0.6) * hard  # a share of what is left to learn
+    values = np.minimum(hard[:, None] - 0.7 * gain[:, None] * member + rng.normal(0, 0.15, member.shape), -1e-3)
+    truth = rng.random(2000) < 0.5
+    target = np.minimum(hard - 0.7 * gain * truth + rng.normal(0, 0.15, 2000), -1e-3)
+    signals = Signals(target, values, member, target[~truth], values[~truth], member[~truth], "log_p")
+    tuned, used = run_attack("rmia_offline", signals)
+    assert used["a_tuned"]
+    found = {a: auc(run_attack("rmia_offline", signals, a=a)[0].rank(), truth).value for a in (0.0, 0.5, 1.0)}
+    assert max(found.values()) - min(found.values()) > 0.02
+    assert auc(tuned.rank(), truth).value > max(found.values()) - 0.01
+
+
+def test_a_certain_token_is_no_division_by_zero():
+    reference, member = np.zeros((2, 2)), np.array([[True, False], [False, True]])
+    signals = Signals(np.zeros(2), reference, member, np.zeros(2), reference, member, "log_p")
+    assert np.isfinite(run_attack("rmia_offline", signals, a=1.0)[0].tie).all()
 
 
 def test_equal_distributions_give_nothing():

@@ -20,7 +20,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from mlflow_privacy.signals.language.neighbours import MaskedModel, neighbours  # noqa: E402
 from mlflow_privacy.signals.language.outputs import _COMPUTE, LanguageAids, computable, language_outputs  # noqa: E402
-from mlflow_privacy.text import LanguageModel  # noqa: E402
+from mlflow_privacy.text import LanguageModel, visible_part  # noqa: E402
 
 P = {"a": {"a": 0.75, "A": 0.25}, "A": {"a": 0.5, "A": 0.5}}  # next word after the last
 LETTERS = {"a": 0, "A": 1}
@@ -65,7 +65,7 @@ def test_the_signal_is_the_mean_log_probability_and_the_loss_its_negative():
     out = model_outputs(bigram(), records(TEXTS), task="classification", device="cpu")
     np.testing.assert_allclose(out.signal, [log_p(text) for text in TEXTS], rtol=1e-6)
     np.testing.assert_array_equal(out.loss, -out.signal)
-    assert out.link == "log"
+    assert out.link == "log_p"
     assert out.correct is None
     assert out.extra == {}
     assert out.signal.dtype == out.loss.dtype == np.float32
@@ -256,6 +256,50 @@ def test_neighbour_signal_is_the_mean_over_the_neighbours():
     changed = neighbours(masked, texts, n=3, replaced=1, seed=7, device="cpu")
     wanted = [whole(lm, [WORDS[word] for word in text.split()]).mean() for text in changed]
     np.testing.assert_allclose(out.extra[key], np.reshape(wanted, (-1, 3)).mean(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("prompt", [None, "w9 "])
+def test_every_neighbour_of_a_truncated_text_differs_where_the_model_sees_it(side, prompt):
+    """Of texts of 12 words of which 4 are seen, two thirds would be the text itself with words changed anywhere."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{i}" for i in rng.integers(0, 40, 12)) for _ in range(20)]
+    tokenizer = word_tokenizer(WORDS, **SPECIAL)
+    tokenizer.truncation_side = side
+    lm = LanguageModel(None, tokenizer, "causal_lm", 4, prompt_column=None if prompt is None else "prompt")
+    data = texts if prompt is None else pd.DataFrame({"text": texts, "prompt": prompt})
+    parts = visible_part(lm, data)
+    words = 4 if prompt is None or side == "left" else 3
+    assert [len(text[start:stop].split()) for text, (start, stop) in zip(texts, parts)] == [words] * len(texts)
+    out = neighbours(bert(), texts, n=5, replaced=1, seed=0, device="cpu", within=parts)
+    for i, changed in enumerate(out):
+        differ = [a != b for a, b in zip(texts[i // 5].split(), changed.split())]
+        assert sum(differ) == 1
+        seen = range(12 - words, 12) if side == "left" else range(words)
+        assert differ.index(True) in seen
+    anywhere = neighbours(bert(), texts, n=5, replaced=1, seed=0, device="cpu")
+    first = [(texts[i // 5].split()[:4], changed.split()[:4]) for i, changed in enumerate(anywhere)]
+    assert sum(a == b for a, b in first) > 50
+
+
+def test_what_is_seen_of_a_text_is_found_without_places_too():
+    """A slow tokenizer does not tell them; a text that is not truncated is seen whole."""
+    texts = ["w1 w2 w3 w4 w5 w6", "w1 w2", "w3 w4 w5 w6 w7"]
+    fast = word_tokenizer(WORDS, **SPECIAL)
+
+    class Slow:
+        is_fast = False
+        truncation_side = "right"
+
+        def __call__(self, text, **options):
+            return fast(text)
+
+    seen = {}
+    for tokenizer in (fast, Slow()):
+        lm = LanguageModel(None, tokenizer, "causal_lm", 4)
+        seen[tokenizer] = [t[a:b].strip() for t, (a, b) in zip(texts, visible_part(lm, texts))]
+    assert seen[fast] == ["w1 w2 w3 w4", "w1 w2", "w3 w4 w5 w6"]
+    assert list(seen.values())[1] == seen[fast]
 
 
 def test_a_tokenizer_that_cannot_mask_is_refused():

@@ -149,8 +149,8 @@ def stored_signal(signal: np.ndarray, link: Link) -> np.ndarray:
     [0.5, 1.0]
     """
     signal = np.asarray(signal, np.float64)
-    values = {"logit": lambda: sigmoid(signal), "log": lambda: np.exp(signal), "label": lambda: signal}
-    return values[link]().astype(np.float32)
+    values = {"logit": lambda: sigmoid(signal), "label": lambda: signal}
+    return values.get(link, lambda: np.exp(signal))().astype(np.float32)
 
 
 def metadata(models: Sequence[Model], table: np.ndarray, paths: Sequence[str | None], dataset: str) -> dict[str, Any]:

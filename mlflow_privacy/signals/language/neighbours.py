@@ -60,13 +60,16 @@ def neighbours(
     seed: int,
     device: str = "auto",
     batch_size: int = 32,
+    within: Sequence[tuple[int, int]] | None = None,
 ) -> list[str]:
     """n neighbours of each text, text after text.
 
-    A text's neighbours depend on the text and the seed, not on its place among the others. Nothing but the replaced
-    words changes, to the letter.
+    A text's neighbours depend on the text, what is seen of it and the seed, not on its place among the others. Nothing
+    but the replaced words changes, to the letter.
 
     Args:
+      within: (start, stop) of each text, the characters that the audited model sees of it: only these change, since a
+        neighbour that differs where the text is cut off is the text itself to that model. None changes any.
       replaced: tokens of the masked model that differ; fewer in a text that has fewer.
       batch_size: of the masked model; halved when the device runs out of memory.
 
@@ -77,21 +80,25 @@ def neighbours(
       SignalError: a text without a token.
     """
     tokenizer = masked.tokenizer
+    parts = [(0, len(text)) for text in texts] if within is None else within
+    seen = [text[start:stop] for text, (start, stop) in zip(texts, parts, strict=True)]
     encoded = tokenizer(
-        list(texts),
+        seen,
         truncation=True,
         max_length=_most_tokens(masked),
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
     )
     tasks: list[_Masked] = []
-    for i, text in enumerate(texts):
+    for i, text in enumerate(seen):
         tasks += _mask(encoded, i, text, tokenizer.mask_token_id, n=n, replaced=replaced, seed=seed)
     filled = _fill(masked, tasks, device, batch_size)
     out = []
     for j, (task, new) in enumerate(zip(tasks, filled)):
-        spans = encoded["offset_mapping"][j // n]
-        out.append(_rewrite(texts[j // n], [spans[place] for place in task.places], [_word(tokenizer, t) for t in new]))
+        text, (start, stop), spans = texts[j // n], parts[j // n], encoded["offset_mapping"][j // n]
+        words = [_word(tokenizer, token) for token in new]
+        changed = _rewrite(seen[j // n], [spans[place] for place in task.places], words)
+        out.append(text[:start] + changed + text[stop:])
     return out
 
 

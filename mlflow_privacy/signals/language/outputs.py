@@ -15,7 +15,7 @@ from mlflow_privacy.signals.classification import outputs_from_phi, phi_from_log
 from mlflow_privacy.signals.language import likelihood as language
 from mlflow_privacy.signals.language.likelihood import TokenLogProbs
 from mlflow_privacy.signals.language.neighbours import MaskedModel, neighbours
-from mlflow_privacy.text import LanguageModel, TokenizedText, padding_id, tokenize
+from mlflow_privacy.text import LanguageModel, TokenizedText, padding_id, tokenize, visible_part
 from mlflow_privacy.types import ModelOutputs, Records
 
 _LONGEST_PREFIX = 1 << 20  # tokens; what does not fit into the model is cut off in front
@@ -83,7 +83,7 @@ def language_outputs(
       aids: what the extra signals "base", "neighbours" and "recall" need.
 
     Returns:
-      Mean log-probabilities of the counted tokens (link "log"), the losses -signal, and `extra` by key.
+      Mean log-probabilities of the counted tokens (link "log_p"), the losses -signal, and `extra` by key.
 
     Raises:
       SignalError: a text without a counted token, an extra signal that cannot be had, NaN.
@@ -99,7 +99,7 @@ def language_outputs(
     extra = {
         key: _COMPUTE[kind](asking, tokens, **options).astype(np.float32) for key, (kind, options) in parsed.items()
     }
-    return ModelOutputs(signal.astype(np.float32), None, (-signal).astype(np.float32), "log", extra)
+    return ModelOutputs(signal.astype(np.float32), None, (-signal).astype(np.float32), "log_p", extra)
 
 
 def classifier_outputs(
@@ -218,6 +218,7 @@ def _neighbours(asking: _Asking, tokens: TokenLogProbs, *, n: int, replaced: int
         seed=seed,
         device=asking.device,
         batch_size=asking.batch_size,
+        within=visible_part(asking.lm, asking.records.x),
     )
     return asking.mean_of(changed, times=n).reshape(len(asking.records), n).mean(axis=1)
 
