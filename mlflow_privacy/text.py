@@ -73,9 +73,9 @@ def tokenize(
 ) -> TokenizedText:
     """Tokenizes texts with the tokenizer's own special tokens.
 
-    A prompt and its text are tokenized as one string, without anything in between. A token belongs to the response if
-    a character of it is of the text. The last few results are kept in memory, by the SHA-256 of tokenizer, texts and
-    `max_length`.
+    A text that brings the marks of beginning and end itself gets no second one. A prompt and its text are tokenized as
+    one string, without anything in between. A token belongs to the response if a character of it is of the text. The
+    last few results are kept in memory, by the SHA-256 of tokenizer, texts and `max_length`.
 
     Args:
       tokenizer: of transformers.
@@ -271,11 +271,34 @@ def _key(tokenizer: str, texts: Sequence[str], prompts: Sequence[str] | None, ma
     return hasher.hexdigest()
 
 
+def _without_marks_of_its_own(
+    tokenizer: Any, prompts: Sequence[str] | None, texts: Sequence[str]
+) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Prompts and texts without the beginning and end marks that the tokenizer adds: none is to stand there twice.
+
+    Chat templates write them into the text, for one.
+    """
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    if not any(mark and any(mark in text for text in (*(prompts or ()), *texts)) for mark in (bos, eos)):
+        return prompts, texts
+    plain = tokenizer("a", verbose=False)["input_ids"]
+    if bos and plain[0] == tokenizer.bos_token_id:
+        if prompts is not None:
+            texts = [text if prompt else text.removeprefix(bos) for prompt, text in zip(prompts, texts, strict=True)]
+            prompts = [prompt.removeprefix(bos) for prompt in prompts]
+        else:
+            texts = [text.removeprefix(bos) for text in texts]
+    if eos and len(plain) > 1 and plain[-1] == tokenizer.eos_token_id:
+        texts = [text.removesuffix(eos) for text in texts]
+    return prompts, texts
+
+
 def _tokenized(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str] | None, max_length: int) -> TokenizedText:
     if not texts:
         rows: list[list[int]] = []
         starts: Any = []
     else:
+        prompts, texts = _without_marks_of_its_own(tokenizer, prompts, texts)
         whole = list(texts) if prompts is None else [p + t for p, t in zip(prompts, texts, strict=True)]
         encoded = tokenizer(
             whole,

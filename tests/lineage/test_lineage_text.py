@@ -349,6 +349,41 @@ def test_tokens_are_ragged_truncated_and_remembered():
     assert not tok.ids.flags.writeable
 
 
+@pytest.mark.parametrize("prompt", [None, "river "])
+def test_marks_that_a_text_brings_itself_stand_there_once(prompt):
+    """As a chat template writes them, before a tokenizer that adds them too."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    marks = [("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    first = "stone" if prompt is None else prompt
+    bare = [first + "market", first + "winter"]
+    marked = [f"<s>{text}</s>" for text in bare]
+
+    def frame(texts):
+        if prompt is None:
+            return texts
+        cut = [text.index(prompt) + len(prompt) for text in texts]
+        return pd.DataFrame(
+            {"prompt": [t[:k] for t, k in zip(texts, cut)], "text": [t[k:] for t, k in zip(texts, cut)]}
+        )
+
+    column = None if prompt is None else "prompt"
+    once, twice = (tokenize(tokenizer, frame(t), max_length=50, prompt_column=column) for t in (bare, marked))
+    assert twice.ids.tolist() == once.ids.tolist()
+    assert twice.is_response.tolist() == once.is_response.tolist()
+    assert once.ids.tolist().count(tokenizer.bos_token_id) == 2
+
+
+def test_marks_stay_where_the_tokenizer_adds_none():
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tok = tokenize(tokenizer, ["<s>river", "river"], max_length=50)
+    assert (tok.ids == tokenizer.bos_token_id).tolist() == [True, *[False] * (len(tok.ids) - 1)]
+
+
 def test_a_response_begins_where_the_prompt_ends():
     tokenizer = make_tokenizer()
     frame = pd.DataFrame({"prompt": ["river", "stone "], "text": [" winter", "market"]})

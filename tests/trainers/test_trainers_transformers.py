@@ -20,6 +20,7 @@ from mlflow_privacy.text import LanguageModel, pad_batch, tokenize
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.text.base import plain_base, state_digest
 from mlflow_privacy.trainers.text.data import collate
+from mlflow_privacy.trainers.text.peft import peft_config, peft_values, read_peft
 from mlflow_privacy.trainers.text.settings import TextSettings, read_text_settings, text_settings_from_params
 from mlflow_privacy.trainers.text.trainer import fresh, text_data
 from mlflow_privacy.trainers.text.training import (
@@ -443,6 +444,19 @@ def test_other_methods_of_peft_train_and_come_back(peft, objective, tmp_path):
     assert torch.allclose(logits(trainer_for(recipe).load(recipe, tmp_path), data), logits(model, data), atol=1e-6)
     plain = logits(base, data)
     assert not torch.allclose(logits(model, data)[:, -plain.shape[1] :], plain, atol=1e-3)
+
+
+def test_a_configuration_copied_from_peft_is_a_recipe():
+    from peft import LoraConfig
+
+    ours = {"type": "lora", "r": 4, "lora_alpha": 8}
+    for theirs in (LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8).to_dict(), {**ours, "task_type": "CAUSAL_LM"}):
+        config, faults = read_peft(theirs, "causal_lm")
+        assert faults == []
+        assert peft_values(config) == peft_values(peft_config(ours, "causal_lm"))
+    (fault,) = read_peft({**ours, "task_type": "SEQ_CLS"}, "causal_lm")[1]
+    assert "SEQ_CLS" in fault
+    assert "CAUSAL_LM" in fault
 
 
 def test_steps_and_warmup_are_counted():

@@ -22,6 +22,8 @@ _OURS = {
     "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "megatron_config", "megatron_core", "tokenizer_kwargs",
 }  # fmt: skip
+# What `to_dict()` of a configuration says besides, and what changes no training here.
+_SAID_BY_THE_WAY = {"auto_mapping", "peft_version", "base_model_name_or_path", "inference_mode", "megatron_core"}
 _ALL_LINEAR = "all-linear"
 _REFUSED = (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError, ImportError)
 
@@ -44,7 +46,8 @@ def read_peft(peft: Mapping[str, Any], objective: Objective, *, steps: int = 1) 
     An unknown method or key comes with the nearest valid one; for values peft's own class decides.
 
     Args:
-      peft: {"type": a name of `peft.PeftType` in any case, and keys of its configuration class}.
+      peft: {"type": a name of `peft.PeftType` in any case, and keys of its configuration class}, or what `to_dict()` of
+        such a configuration gives.
       steps: of training, for methods that plan over them (AdaLoRA), where the mapping does not say it.
 
     >>> read_peft({"type": "lora", "rank": 4, "lora_alpa": 8}, "causal_lm")[1]
@@ -54,8 +57,9 @@ def read_peft(peft: Mapping[str, Any], objective: Objective, *, steps: int = 1) 
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     classes = {str(getattr(key, "value", key)).lower(): cls for key, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    given = {str(key): value for key, value in peft.items() if value is not None}
-    name = str(given.pop("type", given.pop("peft_type", "lora"))).strip().lower().replace("-", "_")
+    given = {str(k): _plain(v) for k, v in peft.items() if v is not None and k not in _SAID_BY_THE_WAY}
+    other_name, task = given.pop("peft_type", "lora"), given.pop("task_type", _TASKS[objective])
+    name = str(given.pop("type", other_name)).strip().lower().replace("-", "_")
     if name not in classes:
         valid_names = sorted(classes)
         return None, [f"peft.type {name!r} is none of {', '.join(valid_names)}{nearest(name, valid_names) or '.'}"]
@@ -65,6 +69,8 @@ def read_peft(peft: Mapping[str, Any], objective: Objective, *, steps: int = 1) 
         for key in given
         if key not in fields
     ]
+    if task != _TASKS[objective]:
+        faults.append(f"peft.task_type {task!r} is not that of the audited model, {_TASKS[objective]}; leave it out.")
     valid = {key: value for key, value in given.items() if key in fields}
     start = valid.get("init_lora_weights")
     if isinstance(start, str) and start.lower() not in ("gaussian", "orthogonal"):
