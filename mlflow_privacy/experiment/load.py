@@ -78,8 +78,25 @@ def load_config(
         given += [f"train.device={device}", f"audit.device={device}"]
     if seed is not None:
         given.append(f"run.random_seed={seed}")
-    values = apply_overrides(values, given)
+    values = apply_overrides(_asked_by_name(values, path), given)
     return parse_config(values if directory is None else _placed(values, path, Path(directory)), path=path)
+
+
+def _asked_by_name(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The game "usage" for a file of Privacy Meter's (it has `audit.privacy_game`) that only its name tells to be DUCI.
+
+    >>> audit = {"privacy_game": "privacy_loss_model"}
+    >>> _asked_by_name({"audit": audit}, Path("configs/duci/cifar10.yaml"))["audit"]["game"]
+    'usage'
+    >>> _asked_by_name({"audit": audit}, Path("configs/cifar10.yaml")) == {"audit": audit}
+    True
+    """
+    audit = values.get("audit")
+    words = {path.resolve().parent.name.lower(), *path.stem.lower().replace("-", "_").split("_")}
+    if "duci" not in words or not isinstance(audit, Mapping) or "privacy_game" not in audit or "game" in audit:
+        return dict(values)
+    _logger.info("%s is one of Privacy Meter's for DUCI, so the game is usage; audit.game says otherwise.", path.name)
+    return {**values, "audit": {**audit, "game": "usage"}}
 
 
 def _placed(values: Mapping[str, Any], path: Path, directory: Path) -> dict[str, Any]:

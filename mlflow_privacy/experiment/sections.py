@@ -133,7 +133,8 @@ class AuditSection(_Section):
     game: Annotated[str, BeforeValidator(game_name)] | None = Field(
         None,
         description="The question beside membership: a lower bound on ε (`dp`), membership of a range, or the share of "
-        "the pool that was used. Default: `dp` if the file has the section `dp_audit`, `range` if it has `ramia`.",
+        "the pool that was used. Default: `dp` if the file has the section `dp_audit`, `range` if it has `ramia`, "
+        "`usage` if it is one of Privacy Meter's and called or filed as `duci`.",
     )
     game_options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the game, on top of those of its section; see games.md."

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.experiment.games import game_of
 from mlflow_privacy.experiment.load import load_config, parse_config
 from mlflow_privacy.experiment.run import evaluator_options
 
@@ -103,6 +104,20 @@ def test_their_files_are_read_as_they_are(name):
     config = parse_config(FILES[name])
     assert config.train.epochs == FILES[name]["train"]["epochs"]
     assert config.train.learning_rate == FILES[name]["train"]["learning_rate"]
+
+
+@pytest.mark.parametrize("name", ["config_duci.yaml", "duci/cifar10.yaml", "cifar10.yaml"])
+def test_a_file_that_its_name_alone_tells_to_be_of_duci_plays_usage(name, tmp_path):
+    import yaml
+
+    (tmp_path / "duci").mkdir()
+    (tmp_path / name).write_text(yaml.safe_dump(FILES["cifar10"]))
+    expected = "usage" if "duci" in name else "membership"
+    assert game_of(load_config(tmp_path / name))[0] == expected
+    assert game_of(load_config(tmp_path / name, ["audit.game=membership"]))[0] == "membership"
+    ours = {**FILES["cifar10"], "audit": {"num_ref_models": 2}}
+    (tmp_path / name).write_text(yaml.safe_dump(ours))
+    assert game_of(load_config(tmp_path / name))[0] == "membership"
 
 
 def test_a_reference_model_is_one_out_reference_of_each_record():
