@@ -42,7 +42,7 @@ PLAN = {
     "auditing": {
         *("attacks", "metrics", "report", "store", "trainers", "signals", "executor", "games", "lineage"),
     },  # the audit
-    "evaluators": {"auditing", "games", "lineage", "store"},  # MLflow's side of the door
+    "evaluators": {"auditing", "games", "lineage", "report", "store"},  # MLflow's side of the door
     "privacy_meter.log_dir": {"report", "store", "zoo"},  # results in Privacy Meter's layout
     "experiment": {
         *("attacks", "metrics", "auditing", "evaluators", "games", "lineage", "privacy_meter.log_dir", "signals"),
@@ -53,7 +53,7 @@ PLAN = {
         *("auditing", "experiment", "lineage", "privacy_meter.safe_pickle", "report", "store", "trainers", "zoo"),
     },  # Privacy Meter's results into the registry
     "cli": {
-        *("attacks", "decide", "evaluators", "experiment", "privacy_meter.importer", "report"),
+        *("attacks", "decide", "evaluators", "experiment", "privacy_meter.importer", "report", "store"),
     },  # one module a command
 }
 

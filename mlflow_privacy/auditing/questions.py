@@ -230,7 +230,8 @@ def _queries(recipe: Recipe | None, records: Records, options: AuditOptions) -> 
 
     settings = recipe.spec.get("settings") if recipe is not None else None
     augmentation = dict(settings.get("augmentation") or {}) if isinstance(settings, Mapping) else {}
-    return augmentation, effective_queries(records, options.num_queries, augmentation)
+    asked_for = "num_queries" in options.model_fields_set
+    return augmentation, effective_queries(records, options.num_queries, augmentation, asked_for=asked_for)
 
 
 def _aids(target: AuditTarget, options: AuditOptions) -> LanguageAids | None:

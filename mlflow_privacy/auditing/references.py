@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mlflow_privacy.auditing.agreement import Verify, disagreement, is_due
+from mlflow_privacy.auditing.bar import model_bar
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import Asking
 from mlflow_privacy.design import Design, fraction_like
@@ -368,20 +369,10 @@ def _train(
     job: Job, store: Store, recover: Recover, executor: str, n_workers: int | None, progress: bool | str
 ) -> Generator[Trained, None, None]:
     """Trains the references of a job by the plan for this machine, with a bar."""
-    from tqdm import tqdm
-
     work = describe_work(job.recipe, job.pool, len(job.keys), job.device)
     machine = this_machine(job.recipe, job.device)
     plan = make_plan(work, machine, executor, n_workers)
-    disable = None if progress == "auto" else not progress  # None: only on a terminal
-    with tqdm(total=work.n, desc="reference models", unit="model", disable=disable) as bar:
-
-        def moved(models: float) -> None:
-            """Moves the bar by parts of a model."""
-            if not bar.disable:
-                bar.n = max(bar.n, round(models, 1))
-                bar.refresh()
-
+    with model_bar(work.n, progress) as moved:
         trained = train_missing(
             job,
             plan,

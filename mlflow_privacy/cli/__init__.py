@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 import traceback
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from mlflow_privacy._version import __version__
-from mlflow_privacy.cli.start import collect_less
+from mlflow_privacy.cli.start import collect_less, set_logs
 from mlflow_privacy.errors import PrivacyAuditError
 
 EXIT_ERROR = 2
@@ -62,16 +61,6 @@ def _mlflow_exception() -> type[BaseException]:
     return module.MlflowException if module else PrivacyAuditError
 
 
-def _quiet_logs(verbose: bool) -> None:
-    """Our own log lines, and from others warnings only: a database migration is nobody's news."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("mlflow_privacy").setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not verbose:
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-
-
 @click.group(
     cls=_Group,
     commands=COMMANDS,  # for their names; the commands themselves come from `_Group.get_command`
@@ -79,12 +68,14 @@ def _quiet_logs(verbose: bool) -> None:
 )
 @click.version_option(__version__, prog_name="mlflow-privacy")
 @click.option("--debug", is_flag=True, help="Show tracebacks and debug messages.")
+@click.option("-v", "--verbose", is_flag=True, help="Debug messages, too.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress: warnings and the result alone.")
 @click.pass_context
-def main(ctx: click.Context, debug: bool) -> None:
+def main(ctx: click.Context, debug: bool, verbose: bool, quiet: bool) -> None:
     """Audit the privacy of registered MLflow models with membership inference.
 
     The tracking server is MLflow's own: set MLFLOW_TRACKING_URI, or use the default store in the working directory.
     """
     if ctx.invoked_subcommand not in ("attacks", "config"):
-        _quiet_logs(debug)
+        set_logs(logging.DEBUG if debug or verbose else logging.WARNING if quiet else logging.INFO)
     collect_less()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_privacy.cli.start import imports_ahead
+from mlflow_privacy.cli.start import imports_ahead, verbosity
 from mlflow_privacy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--slice", "slices", multiple=True, metavar="COLUMN", help="Show the risk by this column, repeatable.")
 @click.option("--show-records", is_flag=True, help="Show the content of the most exposed records in the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
+@verbosity
 def command(
     model_uri: str,
     recipe: Path | None,
@@ -92,10 +93,24 @@ def command(
 
     click.echo(f"{model_uri}, run {result.run_id}\n\n{audit_text(result.metrics)}")
     for one in found:
+        from mlflow_privacy.report.sections.meaning import meaning
         from mlflow_privacy.report.text import verdict
 
-        click.echo(f"\n{verdict(one)}")
+        click.echo(f"\n{verdict(one)} {meaning(one)}")
     _echo_warnings(found)
+    if "privacy/report" in result.artifacts:
+        click.echo(f"\n{_where(result)}")
+
+
+def _where(result: Any) -> str:
+    """The file of the report and its page."""
+    import mlflow
+
+    from mlflow_privacy.store.places import where_report
+
+    client = mlflow.MlflowClient()
+    experiment_id = client.get_run(result.run_id).info.experiment_id
+    return where_report(client.tracking_uri, experiment_id, result.run_id, result.artifacts["privacy/report"].uri)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mlflow_privacy.cli.start import verbosity
+
 
 @click.command("import")
 @click.argument("log_dir", type=click.Path(path_type=Path))
@@ -19,6 +21,7 @@ import click
 @click.option(
     "--base", help="Checkpoint that language models started from, by hub name or folder. Default: their name."
 )
+@verbosity
 def command(log_dir: Path, **given: Any) -> None:
     """Register a model of a Privacy Meter LOG_DIR; its other models become reference runs, so audits train none.
 

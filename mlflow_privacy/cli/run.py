@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from mlflow_privacy.cli.start import imports_ahead
+from mlflow_privacy.cli.start import imports_ahead, verbosity
 from mlflow_privacy.errors import ConfigError
 
 
@@ -29,6 +29,7 @@ from mlflow_privacy.errors import ConfigError
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where relative folders of the config lie (run.log_dir, data.data_dir). Default: the working directory.",
 )
+@verbosity
 def command(config: Path, device: str, seed: str, overrides: tuple[str, ...], directory: Path | None) -> None:
     """Train, register and audit the targets of a CONFIG file.
 
@@ -75,8 +76,9 @@ def _where_to_look(name: str, experiment_id: str) -> str:
     """The address of the results, and how to start the UI if it is not running."""
     import mlflow
 
+    from mlflow_privacy.store.places import how_to_serve, page
+
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        return f"See {uri.rstrip('/')}/#/models/{name} and {uri.rstrip('/')}/#/experiments/{experiment_id}"
-    start = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-    return f"{start}\nthen see http://127.0.0.1:5000/#/models/{name} and http://127.0.0.1:5000/#/experiments/{experiment_id}"
+    addresses = f"see {page(uri, f'models/{name}')} and {page(uri, f'experiments/{experiment_id}')}"
+    start = how_to_serve(uri)
+    return f"{start}\nthen {addresses}" if start else f"S{addresses[1:]}"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
 
 
 def collect_less() -> None:
@@ -30,3 +35,26 @@ def imports_ahead() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+def set_logs(level: int) -> None:
+    """Our own log lines from `level` on, and from others warnings only: a database migration is nobody's news."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("mlflow_privacy").setLevel(level)
+    if level > logging.DEBUG:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds -v and -q, which may stand before a command and after it; the last one counts."""
+
+    def told(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
+        return lambda ctx, param, given: set_logs(level) if given else None
+
+    def flag(short: str, name: str, level: int, text: str) -> Callable[..., Any]:
+        return click.option(short, name, is_flag=True, expose_value=False, callback=told(level), help=text)
+
+    verbose = flag("-v", "--verbose", logging.DEBUG, "Debug messages, too.")
+    return verbose(flag("-q", "--quiet", logging.WARNING, "No progress: warnings and the result alone.")(command))

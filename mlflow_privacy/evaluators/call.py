@@ -23,12 +23,22 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
+class Found:
+    """What an audit found, and the run that holds it."""
+
+    audit: AuditResult
+    run_id: str
+    experiment_id: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
     """One audit that was asked for by name: made before MLflow opens a run, so that bad input leaves nothing behind.
 
     dataset: the audited pool, hashed once for MLflow's input and for our metrics.
     own_run: whether MLflow will open a run for this call (then it is named and tagged as an audit).
     mlflow_logs: whether MLflow itself logs the returned metrics (it does when it knows the logged model).
+    found: what the evaluator finds is put here, since what MLflow returns of an evaluation holds no arrays.
     """
 
     dataset: LineageDataset
@@ -36,6 +46,7 @@ class Request:
     own_run: bool
     mlflow_logs: bool
     seconds: float
+    found: list[Found] = dataclasses.field(default_factory=list)
 
     @property
     def target(self) -> AuditTarget:
@@ -131,9 +142,22 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     token = REQUEST.set(request)
     try:
         with patient_inputs():
-            return original(**call)
+            result = original(**call)
     finally:
         REQUEST.reset(token)
+    return _ended(result, request)
+
+
+def _ended(result: Any, request: Request) -> Any:
+    """What MLflow returns, shown well in a notebook; its last words go to the log, unless somebody listens."""
+    from mlflow_privacy.evaluators.ending import shown_result, tell_ending
+
+    for found in request.found:
+        where = found.audit, found.run_id, found.experiment_id
+        result = shown_result(result, *where)
+        if LISTENER.get() is None:
+            tell_ending(result, *where)
+    return result
 
 
 def _refuse_deleted(target: AuditTarget) -> None:

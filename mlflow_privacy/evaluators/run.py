@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,12 +13,10 @@ from mlflow.entities import RunTag
 from mlflow.models.evaluation import EvaluationResult
 
 from mlflow_privacy.auditing.pipeline import audit
-from mlflow_privacy.evaluators.call import LISTENER, Request
+from mlflow_privacy.evaluators.call import LISTENER, Found, Request
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
-
-_logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -64,9 +61,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
         dataset=request.dataset,
         write_back=request.options.write_back,
     )
+    request.found.append(Found(result, run_id, experiment_id))
     if (listener := LISTENER.get()) is not None:
-        listener(result)  # and tells the warnings where they are read
-    else:
-        for warning in result.warnings:
-            _logger.warning("Privacy audit of %s: %s", result.model.label, warning)
+        listener(result)
     return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)

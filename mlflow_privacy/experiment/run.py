@@ -52,7 +52,7 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         # Privacy Meter's meaning in the file, ours below: OUT references of a record, and references in all.
         "num_ref_models": references_for(audit.num_ref_models, audit.reference_fraction),
         "data_size": audit.data_size,
-        "num_queries": audit.num_queries,
+        "num_queries": audit.num_queries if "num_queries" in audit.model_fields_set else None,  # a default, unsaid
         "reference_fraction": audit.reference_fraction,
         "random_seed": config.run.random_seed,
         "fprs": list(audit.fprs),

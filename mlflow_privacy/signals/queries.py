@@ -54,15 +54,18 @@ def image_queries(augmentation: Mapping[str, Any]) -> list[Query]:
     return [Query(padding * a, padding * b, mirror) for (a, b), mirror in itertools.product(directions, mirrors)]
 
 
-def effective_queries(records: Records, num_queries: int, augmentation: Mapping[str, Any]) -> int:
+def effective_queries(
+    records: Records, num_queries: int, augmentation: Mapping[str, Any], *, asked_for: bool = True
+) -> int:
     """How many queries a record gets: as asked, but no more than the recipe's augmentation makes meaningful.
 
     A model that was trained without flips was never shown a mirror image, so that its answer says nothing about the
     record's membership. Records that are no images get one. Where it is less than asked, the log says why.
 
     Args:
-      num_queries: asked for, at least 1.
+      num_queries: at least 1.
       augmentation: of the recipe; {} if it has none.
+      asked_for: whether somebody chose `num_queries`; of a default that does not apply nothing is said.
 
     Raises:
       ConfigError: num_queries is not a positive whole number.
@@ -76,13 +79,14 @@ def effective_queries(records: Records, num_queries: int, augmentation: Mapping[
         raise ConfigError(f"num_queries must be a positive whole number, got {num_queries!r}.")
     if num_queries == 1:
         return 1
+    tell = _logger.info if asked_for else _logger.debug
     if not _are_images(records):
-        _logger.info("One query a record instead of num_queries=%d: the records are no images.", num_queries)
+        tell("One query a record instead of num_queries=%d: the records are no images.", num_queries)
         return 1
     most = len(image_queries(augmentation))
     if most < num_queries:
         known = ", ".join(key for key in ("flip", "crop") if augmentation.get(key)) or "neither flip nor crop"
-        _logger.info(
+        tell(
             "%d quer%s a record instead of num_queries=%d: the models were trained with %s, which has no more.",
             most,
             "y" if most == 1 else "ies",

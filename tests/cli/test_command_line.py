@@ -1,6 +1,7 @@
 """The command line: exit codes, one clean line per error, tables; started quickly."""
 
 import json
+import logging
 import subprocess
 import sys
 import types
@@ -129,6 +130,49 @@ def test_a_weaker_audit_says_so_in_the_last_lines(call, audited_weakly):
     as_json = call("audit", "models:/m/1", "--json")
     assert json.loads(as_json.stdout)["run_id"] == "r1"
     assert as_json.stderr == result.stderr
+
+
+def test_an_audit_ends_with_verdict_warnings_and_where_the_report_is(call, audited_weakly, tracking):
+    run = tracking.create_run(tracking.create_experiment("credit"))
+    where = run.info.run_id
+    artifact = types.SimpleNamespace(uri="s3://bucket/r/privacy_report.html")
+    import mlflow_privacy
+
+    inner = mlflow_privacy.evaluate
+
+    def evaluate(model_uri, **options):
+        inner(model_uri, **options)
+        return types.SimpleNamespace(metrics=METRICS, artifacts={"privacy/report": artifact}, run_id=where)
+
+    mlflow_privacy.evaluate = evaluate  # `audited_weakly` puts it back
+    result = call("audit", "models:/m/1")
+    lines = result.output.strip().splitlines()
+    assert lines[-5].startswith("Weaker audit: ")
+    assert lines[-4].startswith("Warning: ")
+    assert lines[-2] == "Report: s3://bucket/r/privacy_report.html"
+    experiment = run.info.experiment_id
+    assert f"/#/experiments/{experiment}/runs/{where}/artifacts/privacy_report.html" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "level"),
+    [
+        (["audit", "models:/m/1"], "INFO"),
+        (["-q", "audit", "models:/m/1"], "WARNING"),
+        (["audit", "models:/m/1", "-q"], "WARNING"),
+        (["-v", "audit", "models:/m/1"], "DEBUG"),
+        (["audit", "models:/m/1", "--verbose"], "DEBUG"),
+        (["--debug", "audit", "models:/m/1"], "DEBUG"),
+    ],
+)
+def test_logs_are_as_many_as_asked_for_before_or_after_the_command(call, audited, args, level):
+    logger = logging.getLogger("mlflow_privacy")
+    before = logger.level
+    try:
+        assert call(*args).exit_code == 0
+        assert logging.getLevelName(logger.level) == level
+    finally:
+        logger.setLevel(before)
 
 
 def test_a_gate_needs_to_be_told_that_a_weak_audit_will_do(call, monkeypatch):

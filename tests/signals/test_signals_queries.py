@@ -178,6 +178,12 @@ def test_no_more_queries_than_training_makes_meaningful(records, asked, augmenta
     assert (reason in caplog.text) if reason else not caplog.records
 
 
+def test_of_a_default_that_does_not_apply_nothing_is_said(caplog):
+    with caplog.at_level(logging.INFO):
+        assert effective_queries(images(), 2, {}, asked_for=False) == 1
+    assert not caplog.records
+
+
 def test_a_table_gets_its_plain_outputs():
     table = Records(np.arange(12.0, dtype=np.float32).reshape(4, 3), np.arange(4) % 3, np.arange(4).astype(str))
     net = module((3,))
