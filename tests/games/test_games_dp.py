@@ -254,6 +254,24 @@ def test_theorem_is_taken_by_n_and_delta_alone_and_both_agree_where_delta_is_neg
         one_run(scores, member, delta=0.0, theorem="stenke")
 
 
+@pytest.mark.parametrize(
+    ("n", "failing", "chosen"), [(50, 1.0, "split"), (200, 2.0, "split"), (200, 0.03, "bonferroni"), (800, 4.0, "split")]
+)
+def test_auto_is_the_better_choice_for_few_canaries_and_a_large_delta(n, failing, chosen):
+    """Mean of 8 Gaussian mechanisms with μ = 2; the other choice shows half of it or less where δ fails often."""
+    found = {"split": 0.0, "bonferroni": 0.0}
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        member = rng.random(n) < 0.5
+        scores = 2 * member + rng.normal(size=n)
+        bounds = {how: one_run(scores, member, delta=failing / n, selection=how, seed=seed) for how in found}
+        found = {how: found[how] + bounds[how].value / 8 for how in found}
+        auto = one_run(scores, member, delta=failing / n, seed=seed)
+        assert (auto.selection, auto.value) == (chosen, bounds[chosen].value)
+    other = ({*found} - {chosen}).pop()
+    assert found[chosen] > (2 if failing >= 1 else 1) * found[other]
+
+
 def test_few_candidates_show_more_than_a_fine_grid():
     """Choosing among 20 costs more than a number of guesses that is not quite the best one."""
     fine, few = [], []

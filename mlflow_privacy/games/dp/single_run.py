@@ -18,8 +18,8 @@ from mlflow_privacy.stats import check_confidence
 Curve = Literal["gaussian", "approximate"]
 # From where on it costs less to halve the canaries than to divide the level (measured, see docs/games.md): under a
 # Gaussian curve a number of canaries; else how many canaries δ is expected to fail on, because to divide the level
-# multiplies what δ costs.
-_SPLIT_FROM, _SPLIT_FROM_FAILURES, _SPLIT_LEAST = 20_000, 1.0, 1000
+# multiplies what δ costs. Few canaries fail it sooner.
+_SPLIT_FROM, _SPLIT_FROM_FAILURES, _MANY = 20_000, 1.0, 200
 
 
 def one_run(
@@ -52,9 +52,10 @@ def one_run(
 
     The number of guesses is chosen among few (`few_guesses`), and the choice is paid for. "split": it is chosen on one
     random half of the canaries and judged on the other. "bonferroni": the level is divided by the number of
-    candidates, which are fixed before the scores are seen. "auto", by n and δ alone: split where n·δ ≥ 1 and n ≥ 1,000
-    (a divided level multiplies the loss to δ), else Bonferroni. "fixed": one candidate given by the caller. Tied scores
-    are ordered at random, so that the order of the canaries cannot tell who is in.
+    candidates, which are fixed before the scores are seen. "auto", by n and δ alone: split where n·δ ≥ 1, or from
+    n / 200 on with fewer than 200 canaries (a divided level multiplies the loss to δ), else Bonferroni. "fixed": one
+    candidate given by the caller. Tied scores are ordered at random, so that the order of the canaries cannot tell who
+    is in.
 
     Args:
       scores: (n,) higher = more likely in; made without looking at `member`.
@@ -206,7 +207,7 @@ def _one_run(
     rng, n, delta, alpha = _tie_breaker(canaries.seed), len(canaries), canaries.delta, canaries.significance
     selection = canaries.selection
     if selection == "auto":  # by n and δ alone: a choice that saw the scores would have to be paid for
-        failing = n * delta >= _SPLIT_FROM_FAILURES and n >= _SPLIT_LEAST
+        failing = n * delta >= _SPLIT_FROM_FAILURES * min(1.0, n / _MANY)
         selection = "split" if (n >= _SPLIT_FROM if method.gaussian else failing) else "bonferroni"
     if selection == "split":
         if n < 2:
