@@ -11,6 +11,7 @@ import numpy as np
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.tables import Table
 from mlflow_privacy.text import LanguageModel
+from mlflow_privacy.trainers.torch.columns import expanded
 from mlflow_privacy.types import Records, Task
 
 _REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson")
@@ -139,7 +140,7 @@ def to_records(
 def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) -> tuple[Any, np.ndarray]:
     """Feature columns and labels; without a name the labels are the only column that the model does not take."""
     names = {str(c): c for c in frame.columns}
-    known = list(inputs or [])
+    known = expanded(list(inputs or []), list(names))
     missing = [name for name in known if name not in names]
     if known and missing:
         raise LineageError(
@@ -216,8 +217,9 @@ def plain_labels(y: Any) -> np.ndarray:
 def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] | None) -> Records:
     """Features in the form that the model was trained on: columns by name, a plain matrix, or texts.
 
-    A module takes numbers; an estimator that was fitted without column names takes a matrix, one that was fitted with
-    names takes a frame; a text vectoriser takes the texts themselves.
+    A module takes numbers: a matrix of the type that its columns have, or the columns apart. An estimator that was
+    fitted without column names takes a matrix, one that was fitted with names takes a frame; a text vectoriser takes
+    the texts themselves.
     """
     x = records.x
     if hasattr(x, "iloc"):
@@ -225,7 +227,7 @@ def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] 
         if _takes_texts(native) and x.shape[1] == 1:
             x = x.iloc[:, 0].to_numpy(dtype=object)
         elif numeric and flavor == "pytorch":
-            x = x.to_numpy(np.float32)
+            x = x if _wants_columns(native, x) else _matrix(x)
         elif numeric and flavor in ("sklearn", "xgboost", "lightgbm") and not _has_names(native):
             x = x.to_numpy()
     elif getattr(x, "ndim", 0) == 2:
@@ -236,6 +238,20 @@ def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] 
 
             x = pd.DataFrame(x, columns=names)
     return records if x is records.x else Records(x, records.y, records.row_ids)
+
+
+def _wants_columns(native: Any, frame: Any) -> bool:
+    from mlflow_privacy.trainers.torch.inputs import wants_columns
+
+    return len(frame) > 0 and wants_columns(native, frame)
+
+
+def _matrix(frame: Any) -> np.ndarray:
+    """Columns of whole numbers as int64, others as float32."""
+    whole = all(getattr(dtype, "kind", "O") in "biu" for dtype in frame.dtypes)
+    if whole and not frame.isna().to_numpy().any():
+        return frame.to_numpy(np.int64)
+    return frame.to_numpy(np.float32, na_value=np.nan)
 
 
 def _has_names(native: Any) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.fingerprint import data_digest
+from mlflow_privacy.trainers.torch.columns import MOST_COLUMNS, flattened, width
 from mlflow_privacy.types import Records
 
 _MAX_DENSE = 2_000_000_000  # bytes of a sparse matrix made dense
@@ -68,7 +69,8 @@ def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Ta
 
     Args:
       data: DataFrame, (x, y), `Records`, torch dataset of (x, y) pairs, Hugging Face dataset, dict of arrays, array,
-        or an MLflow dataset.
+        or an MLflow dataset. In a pair x may be several arrays, a dict or a tuple of them: they become the columns of a
+        frame (`trainers.torch.columns`).
       targets: the label column of a frame, or the label array of a dict.
       what: how to call it in an error.
 
@@ -110,6 +112,7 @@ def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Ta
 
 def _pair(x: Any, y: Any, targets: str | None, what: str) -> Table:
     """Features and labels given apart; a frame takes the labels as one more column."""
+    x = _one_table(x, y, what)
     if hasattr(x, "iloc") and hasattr(x, "columns"):
         labels = _array(y)
         labels = labels.ravel() if labels.ndim == 2 and labels.shape[1] == 1 else labels
@@ -130,6 +133,32 @@ def _pair(x: Any, y: Any, targets: str | None, what: str) -> Table:
     x, y = _array(x), _array(y)
     _same_length(x, y, what)
     return Table(x, y.ravel() if y.ndim == 2 and y.shape[1] == 1 else y)
+
+
+def _one_table(x: Any, y: Any, what: str) -> Any:
+    """A dict or tuple of arrays as a frame of all their columns; anything else as it is."""
+    several: dict[str, Any] = {}
+    if isinstance(x, Mapping) and not hasattr(x, "iloc"):
+        several = {str(name): value for name, value in x.items()}
+    elif isinstance(x, tuple) and len(x) > 1 and all(len(getattr(v, "shape", ())) and len(v) == len(y) for v in x):
+        several = {str(i): value for i, value in enumerate(x)}
+    if not several:
+        return x
+    import pandas as pd
+
+    arrays = {name: _array(value) for name, value in several.items()}
+    ragged = [name for name, value in arrays.items() if value.ndim == 0 or len(value) != len(y)]
+    if ragged:
+        shown = ", ".join(f"{name!r} of shape {arrays[name].shape}" for name in ragged[:5])
+        raise LineageError(f"{what} has {len(y)} labels, but its inputs hold {shown}: give one value per record.")
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if width(arrays) > MOST_COLUMNS:
+        raise LineageError(
+            f"{what} has several inputs with {width(arrays):,} values a record, which are kept as columns of a table; "
+            f"{MOST_COLUMNS:,} are the most. Log one array, (x, y), and a module whose forward takes it apart."
+        )
+    return pd.DataFrame(flattened(arrays))
 
 
 def _same_length(x: Any, y: Any, what: str) -> None:
@@ -158,13 +187,14 @@ def _from_torch(data: Any, what: str) -> Table:
     """A map-style dataset of (x, y) pairs, read once in order."""
     import torch
 
-    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) == 2:
-        return _pair(*data.tensors, None, what)
+    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) > 1:
+        return _pair(_inputs(data.tensors), data.tensors[-1], None, what)
     if isinstance(data, torch.utils.data.Subset):
         inner = data.dataset
-        if isinstance(inner, torch.utils.data.TensorDataset) and len(inner.tensors) == 2:
+        if isinstance(inner, torch.utils.data.TensorDataset) and len(inner.tensors) > 1:
             index = torch.as_tensor(list(data.indices), dtype=torch.long)
-            return _pair(inner.tensors[0][index], inner.tensors[1][index], None, what)
+            tensors = [tensor[index] for tensor in inner.tensors]
+            return _pair(_inputs(tensors), tensors[-1], None, what)
     if not hasattr(data, "__len__"):
         raise LineageError(
             f"{what} is a {type(data).__name__} without a length (an iterable dataset): collect it into tensors first."
@@ -172,21 +202,37 @@ def _from_torch(data: Any, what: str) -> Table:
     if not len(data):
         raise LineageError(f"{what} is a {type(data).__name__} without records.")
     first = data[0]
-    if not isinstance(first, (tuple, list)) or len(first) != 2:
+    if not isinstance(first, (tuple, list)) or len(first) < 2:
         raise LineageError(
             f"{what} is a {type(data).__name__} whose records are {type(first).__name__}, not (x, y) pairs: wrap it so "
             "that dataset[i] gives (features, label)."
         )
-    pairs = [first, *(data[i] for i in range(1, len(data)))]
+    pairs = [(_inputs(record), record[-1]) for record in (first, *(data[i] for i in range(1, len(data))))]
+    one = pairs[0][0]
+    if isinstance(one, Mapping):
+        x: Any = {name: _stacked([pair[0][name] for pair in pairs], what) for name in one}
+    elif isinstance(one, tuple) and (len(first) > 2 or all(getattr(part, "shape", ()) for part in one)):
+        x = tuple(_stacked(part, what) for part in zip(*(pair[0] for pair in pairs), strict=True))
+    else:
+        x = _stacked([pair[0] for pair in pairs], what)
+    return _pair(x, np.stack([_array(pair[1]) for pair in pairs]), None, what)
+
+
+def _stacked(values: Sequence[Any], what: str) -> np.ndarray:
+    """Arrays of equal shape as one."""
     try:
-        x = np.stack([_array(pair[0]) for pair in pairs])
+        return np.stack([_array(value) for value in values])
     except ValueError:
-        shapes = {_array(pair[0]).shape for pair in pairs}
+        shapes = {_array(value).shape for value in values}
         raise LineageError(
             f"{what} has features of {len(shapes)} different shapes, such as {sorted(shapes)[:2]}: resize or pad them "
             "to one shape in the dataset."
         ) from None
-    return _pair(x, np.stack([_array(pair[1]) for pair in pairs]), None, what)
+
+
+def _inputs(record: Sequence[Any]) -> Any:
+    """What stands before the label: one array, or a tuple of several."""
+    return record[0] if len(record) == 2 else tuple(record[:-1])
 
 
 def _from_hugging_face(data: Any, targets: str | None, what: str) -> Table:
@@ -232,6 +278,8 @@ def _from_mlflow(data: Any, targets: str | None, what: str) -> Table:
         return as_table(data.ds, targets=targets, what=what)
     if hasattr(data, "df"):
         return as_table(data.df, targets=targets, what=what)
+    if isinstance(getattr(data, "features", None), Mapping) and isinstance(data.targets, np.ndarray):
+        return _pair(data.features, data.targets, None, what)
     if isinstance(getattr(data, "features", None), np.ndarray):
         if isinstance(data.targets, np.ndarray):
             return _pair(data.features, data.targets, None, what)

@@ -15,14 +15,13 @@ from mlflow_privacy.signals.classification import CERTAIN, PROBABILITY_TOLERANCE
 from mlflow_privacy.signals.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
+from mlflow_privacy.trainers.torch.inputs import inputs_of
 from mlflow_privacy.trainers.torch.kept_memory import kept_memory
 from mlflow_privacy.trainers.torch.layout import PROBED, fast_layout, inference_batch, is_convolutional
 from mlflow_privacy.trainers.torch.tensors import (
     Feeder,
     evaluation_mode,
-    features,
     first_tensor,
-    input_dtype,
     label_indices,
     resolve_device,
 )
@@ -57,8 +56,8 @@ def module_outputs(
     """
     module = restore_exported(module)
     if task == "regression":
-        with _prepared(module, records, device, batch_size) as (feeder, size):
-            parts = forward(module, feeder, len(records), size, lambda output, start: _values(output).cpu())
+        with _prepared(module, records, device, batch_size) as (net, feeder, size):
+            parts = forward(net, feeder, len(records), size, lambda output, start: _values(output).cpu())
         return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
     whole, said = _read_all(module, records, classes, device, batch_size, reading)
     if said == "probabilities" or (said is None and bool(whole.distribution.all())):
@@ -92,8 +91,9 @@ def module_reading(
     ('logits', 'probabilities')
     """
     module = restore_exported(module)
-    watched, first = Watched(module), data[0].take(np.arange(min(len(data[0]), PROBED)))
-    with _prepared(module, first, device, batch_size) as (feeder, size):
+    first = data[0].take(np.arange(min(len(data[0]), PROBED)))
+    with _prepared(module, first, device, batch_size) as (net, feeder, size):
+        watched = Watched(net)
         output = forward(watched, feeder, len(first), size, lambda output, start: output)[0]
     single = _n_outputs(output) == 1
     if watched.reading == "logits" or (watched.reading is not None and single):
@@ -108,17 +108,19 @@ def module_reading(
 
 
 @contextlib.contextmanager
-def _prepared(module: torch.nn.Module, records: Records, device: str, batch_size: int) -> Iterator[tuple[Feeder, int]]:
-    """The records as the module takes them, and how many at once, while it is in evaluation mode on its device."""
+def _prepared(
+    module: torch.nn.Module, records: Records, device: str, batch_size: int
+) -> Iterator[tuple[torch.nn.Module, Feeder, int]]:
+    """What takes the records, these, and how many at once, while the module is in evaluation mode on its device."""
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(evaluating(module, resolve_device(device)))
-        dtype = input_dtype(module)
-        feeder = Feeder(features(records.x, dtype, error=SignalError), where, dtype)
+        inputs = inputs_of(module, records.x, device=where, error=SignalError)
+        feeder = Feeder(inputs.tensor, where, inputs.dtype)
         if where.type == "cpu" and is_convolutional(module) and len(records):
             example = feeder.slice(0, PROBED)
             batch_size = inference_batch(module, example.shape[1:], batch_size, where)
             stack.enter_context(fast_layout(module, example))
-        yield feeder, batch_size
+        yield inputs.module, feeder, batch_size
 
 
 def _read_all(
@@ -131,7 +133,6 @@ def _read_all(
 ) -> tuple[_Phi, Reading | None]:
     """What a classifier says of all records, and how it is to be read, None if its values decide."""
     index: dict[int, torch.Tensor] = {}
-    watched = Watched(module)
 
     def said(n_outputs: int) -> Reading | None:
         if reading is not None or (watched.reading == "probabilities" and n_outputs > 1):  # of one label, or of each
@@ -146,8 +147,9 @@ def _read_all(
             index[n_outputs] = torch.from_numpy(columns).to(output.device)
         return _phi(output, index[n_outputs][start : start + len(output)], said(n_outputs))
 
-    with _prepared(module, records, device, batch_size) as (feeder, size):
-        parts = forward(module if reading else watched, feeder, len(records), size, read)
+    with _prepared(module, records, device, batch_size) as (net, feeder, size):
+        watched = Watched(net)
+        parts = forward(net if reading else watched, feeder, len(records), size, read)
         whole = _Phi(*(torch.cat(column) for column in zip(*parts)))
     return whole, said(min(index))
 

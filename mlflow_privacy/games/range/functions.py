@@ -244,7 +244,10 @@ def missing_values(
         filled = drawn[c].astype(object)
         filled[where] = list(values)
         drawn[c] = filled.astype(frame[c].dtype) if _fits(filled, frame[c].dtype) else filled.infer_objects()
-    return _samples(records, drawn if is_frame else drawn.to_numpy(dtype=np.asarray(records.x).dtype), n_samples)
+    if not is_frame:  # whole numbers between which fractions were drawn are fractions from here on
+        kind = np.asarray(records.x).dtype
+        drawn = drawn.to_numpy(dtype=kind if kind.kind == "f" else None)
+    return _samples(records, drawn, n_samples)
 
 
 @range_function("word_replace")

@@ -58,6 +58,7 @@ def choose(
     *,
     n_models: int | None = None,
     record_shape: tuple[int, ...] | None = None,
+    record_dtype: torch.dtype | None = None,
     threads: int | None = None,
 ) -> Way:
     """The way that is fastest on this kind of hardware among those that give the same models.
@@ -67,6 +68,7 @@ def choose(
       device: to train on.
       n_models: how many are to be trained; None if that is not known.
       record_shape: of one record, without the batch; convolutional nets are never stacked without it.
+      record_dtype: in which the module takes it; None is that of its parameters.
       threads: of this process; None asks torch.
 
     Example:
@@ -86,12 +88,14 @@ def choose(
     most = _fitting(module, device)
     convolutions = has_convolutions(module)
     if device.type != "cpu":
-        gain, reason = _gain(module, settings, record_shape) if convolutions else (math.inf, "layers are dense")
+        gain, reason = (
+            _gain(module, settings, record_shape, record_dtype) if convolutions else (math.inf, "layers are dense")
+        )
         together = int(min(most, _MOST_ON_ACCELERATOR, gain, n_models or math.inf))
         return Way("stacked", together, 1, reason) if together > 1 else Way("one by one", 1, 1, reason)
     threads = threads or torch.get_num_threads()
     if convolutions:
-        workers = _single_workers(module, settings, threads, n_models, record_shape)
+        workers = _single_workers(module, settings, threads, n_models, record_shape, record_dtype)
         return Way("one by one", 1, workers, "on a CPU convolutions of a stack take longer than one after another")
     if most == 1:
         return Way("one by one", 1, 1, "two of these models are too large for one stack")
@@ -161,6 +165,7 @@ def _single_workers(
     threads: int,
     n_models: int | None,
     record_shape: tuple[int, ...] | None,
+    record_dtype: torch.dtype | None,
 ) -> int:
     """Convolutional nets that train at the same time.
 
@@ -171,7 +176,7 @@ def _single_workers(
         return 1
     if any(isinstance(sub, torch.nn.Dropout) and sub.p > 0 for sub in module.modules()):
         return 1  # its masks come from the one global generator
-    work, size = costs(module, record_shape)
+    work, size = costs(module, record_shape, record_dtype)
     if settings.batch_size * work < WORK_FOR_THREADS:
         return 1  # Python itself takes most of a step, and only one thread runs it
     memory = free_memory()
@@ -180,18 +185,25 @@ def _single_workers(
     return max(1, most)
 
 
-def _gain(module: torch.nn.Module, settings: TorchSettings, record_shape: tuple[int, ...] | None) -> tuple[float, str]:
+def _gain(
+    module: torch.nn.Module,
+    settings: TorchSettings,
+    record_shape: tuple[int, ...] | None,
+    record_dtype: torch.dtype | None,
+) -> tuple[float, str]:
     """How many convolutional nets fill a GPU: the time to launch a step's kernels over the time to compute them."""
     if record_shape is None:
         return 1, "the shape of its records is not known"
     layers = sum(1 for sub in module.modules() if any(True for _ in sub.parameters(recurse=False)))
-    work = 6 * settings.batch_size * costs(module, record_shape)[0] / _FLOPS
+    work = 6 * settings.batch_size * costs(module, record_shape, record_dtype)[0] / _FLOPS
     gain = layers * _LAUNCH_SECONDS / max(work, 1e-12)
     return (gain, "its layers are too small to fill a GPU") if gain >= 2 else (1, "a layer alone fills the GPU")
 
 
 @torch.no_grad()
-def costs(module: torch.nn.Module, record_shape: tuple[int, ...]) -> tuple[int, int]:
+def costs(
+    module: torch.nn.Module, record_shape: tuple[int, ...], record_dtype: torch.dtype | None = None
+) -> tuple[int, int]:
     """Multiplications of dense and convolutional layers, and bytes of all layers' outputs, for one record.
 
     >>> costs(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 5)), (1, 4, 4))
@@ -209,7 +221,7 @@ def costs(module: torch.nn.Module, record_shape: tuple[int, ...]) -> tuple[int, 
     for sub in probe.modules():
         if not any(True for _ in sub.children()):
             sub.register_forward_hook(count)
-    kind = next(p.dtype for p in probe.parameters())
+    kind = record_dtype or next(p.dtype for p in probe.parameters())
     probe(torch.zeros((1, *record_shape), dtype=kind))
     products, sizes = zip(*counted, strict=True)
     return sum(products), sum(sizes)

@@ -46,20 +46,6 @@ def resolve_device(device: str = "auto") -> torch.device:
     return found
 
 
-def _first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
-    """The first submodule with parameters of its own, in the order of registration."""
-    return next((sub for sub in module.modules() if any(True for _ in sub.parameters(recurse=False))), None)
-
-
-def input_dtype(module: torch.nn.Module) -> torch.dtype:
-    """What the module expects: long if it begins with an embedding, else the type of its first float parameter."""
-    first = _first_layer(module)
-    traced = str(getattr(first, "kind", ""))  # of a layer in a traced graph
-    if isinstance(first, (torch.nn.Embedding, torch.nn.EmbeddingBag)) or traced.endswith(".Embedding"):
-        return torch.long
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-
-
 def features(x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = RecipeError) -> torch.Tensor:
     """(n, ...) features as a tensor on the CPU, without a copy where possible.
 
@@ -101,12 +87,13 @@ def features(x: Any, dtype: torch.dtype, *, error: type[PrivacyAuditError] = Rec
 def compact(tensor: torch.Tensor) -> torch.Tensor:
     """The same values as `uint8`, if all are whole numbers of 0 to 255; else the tensor itself.
 
-    Tables of zeros and ones and images as floats then take a quarter of the memory, and minibatches are picked faster.
+    Tables of zeros and ones, indices and images as floats then take a quarter of the memory, and minibatches are
+    picked faster.
 
     >>> compact(torch.tensor([0.0, 255.0])).dtype, compact(torch.tensor([0.5])).dtype
     (torch.uint8, torch.float32)
     """
-    if not tensor.is_floating_point() or not tensor.numel():
+    if tensor.dtype == torch.uint8 or not tensor.numel():
         return tensor
     whole = torch.empty(tensor.shape, dtype=torch.uint8)
     size = max(1, _VALUES_AT_ONCE // tensor[0].numel())
@@ -221,6 +208,23 @@ def _some(values: np.ndarray) -> str:
     """The first few distinct values, in words."""
     distinct = list(dict.fromkeys(np.asarray(values).ravel().tolist()))
     return ", ".join(map(repr, distinct[:5])) + (", ..." if len(distinct) > 5 else "")
+
+
+def label_matrix(y: np.ndarray, n_outputs: int, *, error: type[PrivacyAuditError] = RecipeError) -> torch.Tensor:
+    """(n, k) labels of zeros and ones, one for each of a module's outputs.
+
+    Raises:
+      RecipeError (or `error`): they are no zeros and ones, or not as many as outputs.
+
+    >>> label_matrix(np.array([[1, 0]]), 2).tolist()
+    [[1.0, 0.0]]
+    """
+    y = np.asarray(y)
+    if y.ndim != 2 or y.dtype.kind not in "biuf" or not ((y == 0) | (y == 1)).all():
+        raise error(f"Several labels of a record must be zeros and ones, got shape {y.shape} and values {_some(y)}.")
+    if y.shape[1] != n_outputs:
+        raise error(f"The module gives {n_outputs} outputs a record, but the records have {y.shape[1]} labels.")
+    return torch.from_numpy(y.astype(np.float32))
 
 
 def regression_targets(

@@ -27,6 +27,7 @@ from mlflow_privacy.trainers.settings import (
 from mlflow_privacy.trainers.stacked import ensemble
 from mlflow_privacy.trainers.stacked.groups import Halving, Meter, blocks, run_groups
 from mlflow_privacy.trainers.torch.exported import restore_exported
+from mlflow_privacy.trainers.torch.inputs import float_dtype, inputs_of, looks_up, plain
 from mlflow_privacy.trainers.torch.kept_memory import keeping_memory
 from mlflow_privacy.trainers.torch.loop import (
     few_threads,
@@ -42,10 +43,9 @@ from mlflow_privacy.trainers.torch.reinit import describe, kept_buffers, plain_m
 from mlflow_privacy.trainers.torch.tensors import (
     Feeder,
     compact,
-    features,
     first_tensor,
-    input_dtype,
     label_indices,
+    label_matrix,
     regression_targets,
     resolve_device,
 )
@@ -103,6 +103,11 @@ def torch_recipe(
         del spec["settings"]["precision"]
     if data is not None and task == "classification":
         spec["classes"] = to_json(np.unique(data.y))
+    if data is not None and len(data):
+        told = inputs_of(copy.deepcopy(plain_module(module)).cpu(), data.x).told()
+        # The type was once guessed from the first layer: where that may have been another, so are the models.
+        if looks_up(module) or told != str(float_dtype(module)).removeprefix("torch."):
+            spec["input"] = told
     return Recipe("torch", spec, module, source, walk.code())
 
 
@@ -133,12 +138,16 @@ class TorchTrainer(Trainer):
         if recipe.template is None:
             raise RecipeError("The recipe's module is not at hand: make the recipe again from the registered model.")
         module, settings, where = plain_module(recipe.template), settings_of(recipe), resolve_device(device)
-        dtype = input_dtype(module)
-        feeder = Feeder(compact(features(data.x, dtype)), where, dtype)
+        inputs = inputs_of(copy.deepcopy(module).cpu(), data.x)
+        module = inputs.around(module)
+        feeder = Feeder(compact(inputs.tensor), where, inputs.dtype)
         targets, loss = _targets_and_loss(recipe, module, settings, data, feeder, where)
         constants = kept_buffers(module)
         rows = [torch.from_numpy(np.flatnonzero(row)) for row in np.asarray(members, bool)]
-        way = ensemble.choose(module, settings, where, n_models=len(rows), record_shape=tuple(np.shape(data.x)[1:]))
+        shape = tuple(inputs.tensor.shape[1:])
+        way = ensemble.choose(
+            module, settings, where, n_models=len(rows), record_shape=shape, record_dtype=inputs.dtype
+        )
         _logger.info("Reference models train on %s %s.", where, way)
         lengths = [len(row) for row in rows]
         steps = sum(settings.epochs * steps_an_epoch(n, settings, module) for n in lengths)
@@ -191,7 +200,7 @@ class TorchTrainer(Trainer):
             for i in sorted(models):
                 model = models.pop(i)
                 _check_constants(module, model, constants)
-                yield model.eval()
+                yield plain(model).eval()
 
     def save(self, recipe: Recipe, model: torch.nn.Module, folder: Path) -> bool:
         """Writes the state as safetensors; False if a module keeps state that is not a tensor."""
@@ -244,6 +253,9 @@ def _targets_and_loss(
                 f"The module gives {output.numel()} outputs a record, but the targets have {targets.shape[1]}."
             )
         return targets.to(device), _regression_loss(settings.loss or "mse")
+    if recipe.spec["task"] == "multilabel":
+        targets = label_matrix(data.y, output.numel()).to(float_dtype)
+        return targets.to(device), _binary_loss(settings.loss or "bce_with_logits")
     if output.ndim > 2:
         raise RecipeError(
             f"The module gives outputs of shape {tuple(output.shape)} for one record; a classifier gives (n, classes)."
