@@ -22,6 +22,7 @@ from mlflow_privacy.types import AttackResult, Estimate, GroupResult
 
 MIN_RECORDS = 10  # of members, and of non-members: DeLong's variance of fewer means little
 _LONGEST_NAME = 80  # characters; MLflow allows 250 for the whole name of a metric
+_MISSING = "missing"  # the group of records without a value
 _MAX_DISTINCT = 20  # distinct numbers; more are cut into quartiles
 
 
@@ -37,17 +38,19 @@ def groups_of(values: np.ndarray | Sequence[object]) -> Groups:
     """Groups of equal values; a number with more than 20 distinct values is cut at its quartiles.
 
     Args:
-      values: (n,) labels, strings or numbers.
+      values: (n,) labels, strings or numbers; those that are None, NaN or the like are the group "missing".
 
     Example:
       >>> groups_of(np.array(["b", "a", "b"])).names
       ('a', 'b')
+      >>> groups_of(np.array(["b", None], object)).names
+      ('b', 'missing')
       >>> groups_of(np.linspace(0, 1, 100)).names[0]
       '0 to 0.25'
     """
     values = np.asarray(values)
     if values.dtype.kind in "OSU":
-        values = values.astype(str)
+        values = np.where(_missing(values), _MISSING, values.astype(str))
     distinct, code = np.unique(values, return_inverse=True)
     code = code.reshape(-1)
     if values.dtype.kind == "f" and len(distinct) > _MAX_DISTINCT:
@@ -55,19 +58,35 @@ def groups_of(values: np.ndarray | Sequence[object]) -> Groups:
         edges = np.unique(np.quantile(finite, [0, 0.25, 0.5, 0.75, 1]))
         code = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
         names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges)] or ["all"]
-        if len(finite) < len(values):
-            code = np.where(np.isfinite(values), code, len(names))
-            names.append("not finite")
+        for name, gone in ((_MISSING, np.isnan(values)), ("not finite", np.isinf(values))):
+            if gone.any():
+                code = np.where(gone, len(names), code)
+                names.append(name)
         return Groups(tuple(names), code)
-    return Groups(tuple(str(name) for name in distinct.tolist()), code)
+    gone = _missing(distinct)
+    return Groups(tuple(_MISSING if gone[i] else str(name) for i, name in enumerate(distinct.tolist())), code)
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    """(n,) bool, where a value is not there: None, NaN, NaT, pandas' NA.
+
+    >>> _missing(np.array([None, float("nan"), "nan"], object)).tolist(), _missing(np.array([1, 2])).tolist()
+    ([True, True, False], [False, False])
+    """
+    if values.dtype.kind == "O":
+        # What is no value equals nothing, itself neither; the comparison of pandas' NA has no truth.
+        return np.array([v is None or type(v).__name__ in ("NAType", "NaTType") or v != v for v in values], bool)
+    if values.dtype.kind in "fc":
+        return np.isnan(values)
+    return np.isnat(values) if values.dtype.kind in "mM" else np.zeros(len(values), bool)
 
 
 def slicings_of(task: str, y: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, Groups]:
     """The groups of an audit: its classes (or quartiles of the target value), then what the caller named.
 
     Args:
-      task: of `types.Task`; a language model has no classes.
-      y: (n,) labels or target values.
+      task: of `types.Task`; a language model has no classes, nor has a record with several labels or target values.
+      y: (n,) labels or target values; texts of several values a record.
       slices: (n,) values by name.
 
     Example:
@@ -75,7 +94,8 @@ def slicings_of(task: str, y: np.ndarray, slices: Mapping[str, np.ndarray]) -> d
       ['class', 'region']
     """
     own = {"classification": "class", "regression": "target value"}.get(task)
-    out = {own: groups_of(y)} if own else {}
+    several = np.ndim(y) > 1 or (task == "regression" and np.asarray(y).dtype.kind in "OSU")
+    out = {own: groups_of(y)} if own and not several else {}
     for name, values in slices.items():
         out[name if name not in out else f"{name} (given)"] = groups_of(values)
     return out

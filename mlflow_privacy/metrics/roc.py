@@ -145,10 +145,10 @@ def band(t: Tally, confidence: float = 0.95) -> Band:
     fp = t.above()[1]
     count = fp[np.append(True, fp[1:] != fp[:-1])]
     own = _members_above(t, count, confidence)
-    few, many = _members_between(t, count / t.n_nonmembers, confidence)
-    low, high = _combined(own, few, many)
+    between = _members_between(t, count / t.n_nonmembers, confidence)
+    low, high = _combined(own, *between)
     # Up to the next count the TPR stays and the quantile's range grows: the upper end is greatest just before it.
-    before = _combined(tuple(part[:-1] for part in own), few[:-1], many[1:])[1]
+    before = _combined(tuple(part[:-1] for part in own), between[0][:-1], *(part[1:] for part in between[1:]))[1]
     high[1:] = np.maximum(high[1:], np.maximum.accumulate(before))
     return Band(t, confidence, count, np.minimum.accumulate(low[::-1])[::-1], high)
 
@@ -157,27 +157,41 @@ def _members_above(t: Tally, count: np.ndarray, confidence: float) -> tuple[np.n
     """TPR at thresholds of so many false positives (f,), with the binomial interval that takes them for known."""
     tp, fp = t.above()
     hits = tp[np.searchsorted(fp, count, side="right") - 1]
-    if count.size > _MANY:
-        low, high = (bound[hits] for bound in interval_table(t.n_members, confidence))
-    else:
-        low, high = clopper_pearson(hits, t.n_members, confidence)
-    return hits / t.n_members, low, high
+    return hits / t.n_members, *_binomial(hits, t.n_members, confidence)
 
 
-def _members_between(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """TPRs at the two order statistics that enclose the non-members' true upper-fpr quantile, each (f,)."""
+def _binomial(hits: np.ndarray, n: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper–Pearson, from a table where there are many."""
+    if hits.size > _MANY:
+        low, high = interval_table(n, confidence)
+        return low[hits], high[hits]
+    low, high = clopper_pearson(hits, n, confidence)
+    return low, high
+
+
+def _members_between(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """TPRs at the two order statistics that enclose the non-members' true upper-fpr quantile, each (f,).
+
+    Third, where equal scores leave only few thresholds to choose from, the upper end of the binomial interval at the
+    highest of these below the second of them: the true best one may be just there, and not anywhere between; else 0.
+    """
     n1, n0 = t.n_members, t.n_nonmembers
     tp, fp = t.above()
     few, many = (order_ranges if fpr.size > _MANY else order_statistic_range)(n0, fpr, confidence)
     # Members strictly above the `few`-th largest non-member; 0 where the quantile may lie above all of them.
     low = np.where(few > 0, tp[np.searchsorted(fp, few, side="left") - 1], 0) / n1
-    # Members at or above the (`many` + 1)-th largest; all where there is none.
-    beyond = np.searchsorted(fp, many + 1, side="left")
-    high = np.where(many + 1 > n0, n1, tp[np.minimum(beyond, len(tp) - 1)]) / n1
-    return low, high
+    # Members above the next largest after `many`: equal ones stand or fall together, and all of them would be too many.
+    last = np.where(many >= n0, len(fp) - 1, np.searchsorted(fp, many, side="right") - 1)
+    before_ties = np.flatnonzero(np.diff(fp) > 1)
+    at = np.searchsorted(fp[before_ties], many, side="left")
+    tied = np.zeros(len(low))
+    tied[at > 0] = _binomial(tp[before_ties[at[at > 0] - 1]], n1, confidence)[1]
+    return low, tp[last] / n1, tied
 
 
-def _combined(own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _combined(
+    own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray, tied: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of `_members_above` and `_members_between` together, around the TPR."""
     tpr, cp_low, cp_high = own
     low, high = mover(
@@ -186,7 +200,7 @@ def _combined(own: tuple[np.ndarray, ...], few: np.ndarray, many: np.ndarray) ->
         np.stack([cp_high, np.maximum(many - tpr, 0.0)]),
         np.ones(2),
     )
-    return np.clip(low, 0.0, tpr), np.clip(high, tpr, 1.0)
+    return np.clip(low, 0.0, tpr), np.clip(np.maximum(high, tied), tpr, 1.0)
 
 
 def tpr_alone(t: Tally, fpr: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -157,6 +157,33 @@ def test_interval_of_a_small_group_covers_at_its_corrected_confidence(name, size
     assert (missed / 400 <= (0.08 if confidence == 0.95 else 0.02)).all()
 
 
+def test_of_a_constant_classifier_nothing_can_be_recognised():
+    """Its one threshold calls all records members or none, so a gate on the upper end need not fear the former."""
+    for n in (40, 400, 4000):
+        got = tpr_at_fpr(np.zeros(2 * n), np.arange(2 * n) < n, 0.1)
+        assert (got.value, got.low) == (0.0, 0.0)
+        assert got.high == float(clopper_pearson(0, n)[1])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8])
+@pytest.mark.parametrize("sizes", [(300, 300), (100, 1000)])
+def test_interval_covers_the_tpr_of_the_best_threshold_where_scores_are_tied(levels, sizes):
+    """The truth is that of the lowest threshold whose own FPR is at most 10 %. 400 samples, as above."""
+    rng = np.random.default_rng(2)
+    n1, n0 = sizes
+    member = np.arange(n1 + n0) < n1
+    shares = {True: np.arange(1.0, levels + 1), False: np.arange(levels, 0.0, -1)}
+    shares = {side: p / p.sum() for side, p in shares.items()}
+    fpr, tpr = (np.append(0, np.cumsum(shares[side][::-1])) for side in (False, True))
+    wanted = tpr[fpr <= 0.1].max()
+    below = above = 0
+    for _ in range(400):
+        drawn = [rng.choice(levels, n, p=shares[side]) for side, n in ((True, n1), (False, n0))]
+        got = tpr_at_fpr(np.concatenate(drawn).astype(float), member, 0.1)
+        below, above = below + (wanted < got.low), above + (wanted > got.high)
+    assert max(below, above) <= 20
+
+
 @given(scored, st.lists(st.floats(0, 1), min_size=2, max_size=6), st.sampled_from([0.8, 0.95, 0.995]))
 def test_who_accepts_more_false_alarms_recognises_no_fewer(rows, fprs, confidence):
     """Value and both ends, at any FPRs, also between those that a threshold can have, and where the curve jumps."""
