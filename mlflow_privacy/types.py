@@ -444,6 +444,26 @@ class Evidence:
 
 
 @dataclasses.dataclass(frozen=True)
+class About:
+    """Who audited when, and whose data: what a report needs beside the figures.
+
+    Attributes:
+      date: "2026-11-28 12:30 UTC"; auditor: a name, "" if not known.
+      columns: of the records that the model takes, () if they have none; the label's name is not among them.
+      people: how many people the training records are of, None if not known.
+      people_by: how that is known, in words.
+      dpia: what the controller wrote into the fields of the impact assessment, by `report.dpia.FIELDS`.
+    """
+
+    date: str = ""
+    auditor: str = ""
+    columns: tuple[str, ...] = ()
+    people: int | None = None
+    people_by: str = ""
+    dpia: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class AuditResult:
     """Everything an audit found; reports, metrics and tables are made from this alone.
 
@@ -464,6 +484,7 @@ class AuditResult:
       n_duplicates: held-out records that are copies of training records: neither members nor non-members.
       copies: all records that occur more than once, and what the figures are about because of them; None for none.
       repeated: how exposed those are, where that was asked for.
+      about: who audited when, and whose data; of an audit without an MLflow run it is empty.
     """
 
     model: AuditedModel
@@ -489,6 +510,7 @@ class AuditResult:
     copies: Copies | None = None
     repeated: Repeated | None = None
     label_name: str = ""
+    about: About = dataclasses.field(default_factory=About, compare=False)
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
     slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
     content: Mapping[str, str] | None = dataclasses.field(default=None, repr=False, compare=False)

@@ -61,6 +61,9 @@ class AuditOptions(LineageOptions):
     thresholds: Mapping[str, float] = Field(default_factory=dict)
     slices: Sequence[str] = ()
     show_records: bool = False
+    auditor: str | None = None
+    people: Annotated[int | str | None, no_bool("a number or a column")] = None
+    dpia: Mapping[str, str | None] = Field(default_factory=dict)
     # Where results go.
     write_back: bool = True
     headline: str | None = None

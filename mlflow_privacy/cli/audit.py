@@ -34,19 +34,36 @@ if TYPE_CHECKING:
 @click.option(
     "--class", "classes", multiple=True, metavar="LABEL", help="Of each output in order, repeatable. Default: sorted."
 )
+@click.option("--task", type=click.Choice(["classification", "regression"]), help="Default: what the model is.")
+@click.option(
+    "--output",
+    multiple=True,
+    metavar="NAME",
+    help="logits or probabilities: what the model gives; or a column of it that counts, repeatable, in label order.",
+)
 @click.option("--recipe", type=click.Path(path_type=Path), help="YAML or JSON file: how reference models are trained.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the reference splits.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of inference.")
 @click.option("--slice", "slices", multiple=True, metavar="COLUMN", help="Show the risk by this column, repeatable.")
 @click.option("--show-records", is_flag=True, help="Show the content of the most exposed records in the report.")
+@click.option("--auditor", help="Who audits, for the report. Default: MLflow's user.")
+@click.option("--people", metavar="NUMBER|COLUMN", help="How many people the training data is of, or who names them.")
+@click.option(
+    "--dpia",
+    type=click.Path(path_type=Path),
+    help="privacy_dpia.yaml of an earlier audit, filled in by the controller.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
 @verbosity
 def command(
     model_uri: str,
     recipe: Path | None,
+    dpia: Path | None,
+    people: str | None,
     attacks: tuple[str, ...],
     classes: tuple[str, ...],
+    output: tuple[str, ...],
     game_options: tuple[str, ...],
     slices: tuple[str, ...],
     show_records: bool,
@@ -67,14 +84,20 @@ def command(
         options["attacks"] = list(attacks)
     if classes:
         options["classes"] = list(classes)
+    if output:
+        options["output"] = output[0] if output in (("logits",), ("probabilities",)) else list(output)
     if game_options:
         options["game_options"] = _key_values(game_options)
     if slices:
         options["slices"] = list(slices)
     if show_records:
         options["show_records"] = True
+    if people is not None:
+        options["people"] = int(people) if people.isdecimal() else people
     if recipe is not None:
-        options["recipe"] = _read_mapping(recipe)
+        options["recipe"] = _read_mapping(recipe, "the recipe", "{optimizer: SGD, epochs: 10}")
+    if dpia is not None:
+        options["dpia"] = _read_mapping(dpia, "the impact assessment", '{purposes: "Credit decisions."}')
     with imports_ahead():
         import mlflow.models.evaluation.evaluator_registry  # noqa: F401 (every audit comes to it)
 
@@ -146,15 +169,15 @@ def _key_values(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path, what: str, example: str) -> dict[str, Any]:
     """A YAML or JSON file that holds one mapping. Nothing in it is imported or executed."""
     from mlflow_privacy.experiment.yaml_text import parse_yaml
 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the recipe {str(path)!r} cannot be read: {error}") from error
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: {error}") from error
     values = parse_yaml(text, name=path.name)
     if not isinstance(values, dict):
-        raise ConfigError(f"the recipe {path.name} must be a mapping such as {{optimizer: SGD, epochs: 10}}.")
+        raise ConfigError(f"{what} {path.name} must be a mapping such as {example}.")
     return values

@@ -90,16 +90,19 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     """
     import mlflow
 
+    from mlflow_privacy.evaluators.about import check_people
     from mlflow_privacy.evaluators.dataset import LineageDataset
     from mlflow_privacy.games.game import make_game
     from mlflow_privacy.lineage import resolve_target
     from mlflow_privacy.lineage.loading import load_pyfunc
+    from mlflow_privacy.report.dpia import check_texts
     from mlflow_privacy.store.inputs import patient_inputs
 
     started = time.perf_counter()
     call = inspect.signature(original).bind(*args, **kwargs).arguments
     evaluators, model = call["evaluators"], call.get("model")
     options = parse_options(privacy_config(evaluators, call.get("evaluator_config")))
+    check_texts(options.dpia)
     game = make_game(options.game, options.game_options, options.setting)
     if model is None:
         raise ConfigError(
@@ -118,6 +121,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
             call["model"] = load_pyfunc(model, client=client, model_config=given)
         target = resolve_target(model, options, loaded=call["model"])
     _refuse_deleted(target)
+    check_people(target, options.people)
     game.check(target, options.num_ref_models if target.recipe is not None else 0, None)
     dataset = LineageDataset(target)
     if evaluators in (EVALUATOR, [EVALUATOR]):

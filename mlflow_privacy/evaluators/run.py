@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from mlflow.entities import RunTag
 from mlflow.models.evaluation import EvaluationResult
 
 from mlflow_privacy.auditing.pipeline import audit
+from mlflow_privacy.evaluators.about import about_audit
 from mlflow_privacy.evaluators.call import LISTENER, Found, Request
+from mlflow_privacy.report.dpia import merged_texts
+from mlflow_privacy.store.dpia import kept_form
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, publish
@@ -41,7 +45,8 @@ def _terminate_as_exit() -> Iterator[None]:
 def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     """Audits `request.target`, storing references as children of `run_id` and results in it."""
     client = MlflowClient()
-    experiment_id = (active_run_of(run_id) or client.get_run(run_id)).info.experiment_id
+    run, options = active_run_of(run_id) or client.get_run(run_id), request.options
+    experiment_id = run.info.experiment_id
     sweep_dead_runs(client, [experiment_id])
     tags = {"privacy.role": "audit"}
     if request.own_run:
@@ -52,14 +57,16 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     open_as_training(client, experiment_id)
     with _terminate_as_exit(), ReferenceStore(client, experiment_id, run_id) as store:
-        result = audit(request.target, request.options, store, timings={"lineage": request.seconds})
+        result = audit(request.target, options, store, timings={"lineage": request.seconds})
+    filled = merged_texts(kept_form(client, request.target.model), options.dpia)
+    result = dataclasses.replace(result, about=about_audit(request.target, options, run, filled))
     paths = publish(
         result,
         run_id=run_id,
         client=client,
         log_metrics=not request.mlflow_logs,
         dataset=request.dataset,
-        write_back=request.options.write_back,
+        write_back=options.write_back,
     )
     request.found.append(Found(result, run_id, experiment_id))
     if (listener := LISTENER.get()) is not None:

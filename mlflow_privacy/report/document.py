@@ -368,8 +368,26 @@ class AddedSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class Blank:
+    """A field that only the controller can fill: what he wrote there, "" if nothing yet.
+
+    part: of Art. 35 of the GDPR: "a" to "d" of paragraph 7, or paragraph "9" or "11".
+    """
+
+    key: str
+    part: str
+    title: str
+    hint: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Document:
-    """Everything a report shows."""
+    """Everything a report shows.
+
+    date, auditor: "" where not known.
+    processing: description of the processing, for Art. 35(7)(a); `recipe`: how references are trained, in detail.
+    """
 
     version: int
     title: str
@@ -395,4 +413,8 @@ class Document:
     timings: Mapping[str, float]
     options: Mapping[str, Any]
     references: Mapping[str, Any]
+    date: str = ""
+    auditor: str = ""
+    blanks: tuple[Blank, ...] = ()
+    recipe: tuple[Fact, ...] = ()
     sections: tuple[AddedSection, ...] = ()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.report import svg
 from mlflow_privacy.report.document import ReportOptions
+from mlflow_privacy.report.glossary import GLOSSARY
 from mlflow_privacy.report.palette import SERIES, variables
 from mlflow_privacy.report.sections import build_document
 from mlflow_privacy.report.text import escape_markdown, format_estimate, interval_digits, metric_title, plain_text
@@ -130,9 +131,11 @@ def _environment(kind: str) -> Environment:
         "link": lambda paper: Markup(_markdown_paper(paper)),
         "code": lambda text: Markup(_code(text)) if not page else text,
         "ours": ours,
+        "lines": lambda text: Markup("<br>" if page else " / ").join(map(finish, text.splitlines())),
     }
     environment.globals |= {
         "STATUS": STATUS,
+        "GLOSSARY": GLOSSARY,
         "column_digits": column_digits,
         "as_estimate": as_estimate,
         "variables": lambda theme: Markup(variables(theme)),

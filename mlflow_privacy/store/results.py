@@ -36,6 +36,7 @@ from mlflow_privacy.report.text import (
     plain_text,
     verdict,
 )
+from mlflow_privacy.store.dpia import FILLED_TAG, FORM, write_form
 from mlflow_privacy.store.experiments import active_run_of
 from mlflow_privacy.store.mlflow_private import dataset_entity, know_inputs, uri_below
 from mlflow_privacy.types import AuditedModel, AuditResult
@@ -56,7 +57,7 @@ REPORT, REPORT_TEXT, REPORT_PDF, RESULT = (
 )
 # Stays with the audit run: what a model holds travels with every deployed copy of it, which should be neither a list
 # of who was in the training data nor megabytes.
-RUN_ONLY = (f"{FOLDER}/scores.parquet", f"{FOLDER}/roc.csv", REPORT_PDF)
+RUN_ONLY = (f"{FOLDER}/scores.parquet", f"{FOLDER}/roc.csv", REPORT_PDF, FORM)
 NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
 _GAME_TAGS = {"dp": "epsilon"}  # the others are tagged by their own name
 _TAG_FPR = 0.01  # one for all models, so that versions compare
@@ -92,6 +93,7 @@ def publish(
     with tempfile.TemporaryDirectory() as folder:
         document = _report_values(result)
         paths = _write_files(result, Path(folder) / FOLDER) + _write_report(document, Path(folder), pdf=True)
+        paths.append(write_form(result.about.dpia, Path(folder)))
         client.log_artifacts(run_id, folder)
         if log_metrics:
             _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
@@ -270,6 +272,7 @@ def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
         "privacy.pool_digest": result.pool_digest,
         "privacy.fingerprint": result.references.get("fingerprint"),
         "privacy.n_imported": str(result.references.get("n_imported") or ""),
+        FILLED_TAG: "filled" if result.about.dpia else None,
         _TIME_TAG: str(int(time.time() * 1000)),
         NOTE_TAG: replace_block(run.data.tags.get(NOTE_TAG), _blocks(result)),
     }

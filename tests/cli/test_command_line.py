@@ -77,10 +77,13 @@ def test_config_keys_are_listed(call):
 def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optimizer: SGD\nlearning_rate: 1e-2")
+    dpia = tmp_path / "privacy_dpia.yaml"
+    dpia.write_text('purposes: "Credit decisions."')
     result = call(
         *("audit", "models:/m/1", "--num-ref-models", 4, "--attack", "rmia", "--attack", "lira", "--train", "a.csv"),
         *("--holdout", "b.csv", "--targets", "y", "--recipe", recipe, "--seed", 3, "--batch-size", 64),
         *("--slice", "age", "--slice", "region", "--show-records", "--class", "yes", "--class", "no"),
+        *("--auditor", "Ada", "--people", "120", "--dpia", dpia),
     )
     assert result.exit_code == 0, result.output
     assert audited == {
@@ -96,6 +99,9 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
         "slices": ["age", "region"],
         "classes": ["yes", "no"],
         "show_records": True,
+        "auditor": "Ada",
+        "people": 120,
+        "dpia": {"purposes": "Credit decisions."},
         "device": "auto",
     }
     assert "0.700 [0.650, 0.750]" in result.output

@@ -5,6 +5,7 @@ import posixpath
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +28,28 @@ def leaky(n, seed, shares, separations):
 
 def by_class(ranks, member, label, **options):
     return group_results(ranks, member, {"class": groups_of(label)}, fprs=DEFAULT_FPRS, **options)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array(["a", None, "a"], object),
+        np.array(["a", float("nan"), "a"], object),
+        pd.Series(["a", pd.NA, "a"], dtype="string").to_numpy(),
+        pd.Series(["a", None, "a"], dtype="category").to_numpy(),
+        np.array([1.0, np.nan, 1.0]),
+        pd.Series([1, None, 1], dtype="Int64").to_numpy(object),
+        pd.to_datetime(pd.Series(["2026-01-01", None, "2026-01-01"])).to_numpy(),
+    ],
+)
+def test_records_without_a_value_are_a_group_called_missing(values):
+    groups = groups_of(values)
+    assert [groups.names[code] == "missing" for code in groups.code] == [False, True, False]
+    assert len(groups.names) == 2
+
+
+def test_a_category_that_is_called_nan_stays_itself():
+    assert groups_of(np.array(["nan", "x"])).names == ("nan", "x")
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -187,7 +187,7 @@ def test_headings_skip_no_level_and_sections_are_in_order(page):
     assert levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     sections = [e.attrib["id"] for e in tree.iter(f"{HTML}section")]
-    assert sections == ["verdict", "checks", "attacks", "exposure", "games", "dpia", "repeat"]
+    assert sections == ["verdict", "checks", "attacks", "exposure", "games", "dpia", "repeat", "words"]
 
 
 def test_every_table_has_scoped_headers_and_scrolls_in_its_own_box(form):

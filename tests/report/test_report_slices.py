@@ -96,7 +96,7 @@ def test_groups_of_numbers_are_quartiles_and_labels_are_themselves():
     assert np.bincount(groups.code)[:4] == pytest.approx([248.25] * 4, abs=2)
     assert np.bincount(groups.code)[4] == 7
     assert groups_of(["b", "a", "b"]).names == ("a", "b")
-    assert groups_of(np.array([1, "x", None], object)).names == ("1", "None", "x")
+    assert groups_of(np.array([1, "x", None], object)).names == ("1", "missing", "x")
     assert groups_of(np.array([True, False])).names == ("False", "True")
 
 

@@ -27,6 +27,7 @@ from mlflow_privacy.types import AuditedModel, Estimate
 
 FILES = {"roc.png", "scores_histogram.png", "metrics.json", "roc.csv", "scores.parquet", "audit.json"}
 REPORTS = {"privacy_report.html", "privacy_report.md", "privacy_result.json"}
+FORM = {"privacy_dpia.yaml"}  # of the run alone
 X = np.arange(8.0).reshape(4, 2)
 
 
@@ -106,7 +107,7 @@ def test_an_audit_is_found_on_run_logged_model_and_version(tracking, register, a
     assert {path.split("/")[1] for path in inside} == FILES
     assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == inside
     assert {f.path for f in tracking.list_artifacts(run_id)} - {"privacy"} == set(paths) - inside
-    assert set(paths) - inside == REPORTS
+    assert set(paths) - inside == REPORTS | FORM
     run = tracking.get_run(run_id)
     assert run.data.metrics == result.metrics
     assert run.data.tags["privacy.role"] == "audit"
@@ -226,7 +227,7 @@ def test_without_write_back_only_the_run_is_written(tracking, register, audited)
 def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audited):
     run_id, paths, result = audited(AuditedModel("runs:/0/model", None, None, None, None, "sklearn"))
     assert tracking.get_run(run_id).data.metrics == result.metrics
-    assert set(paths) == {f"privacy/{name}" for name in FILES} | REPORTS
+    assert set(paths) == {f"privacy/{name}" for name in FILES} | REPORTS | FORM
 
 
 def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, register, audited, monkeypatch, heard):
@@ -240,7 +241,7 @@ def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, re
     with heard.at_level(logging.WARNING, logger="mlflow_privacy"):
         run_id, paths, result = audited(model)
     assert tracking.get_run(run_id).data.metrics == result.metrics
-    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths) - REPORTS
+    assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths) - REPORTS - FORM
     warned = [r.getMessage() for r in heard.records if "PERMISSION_DENIED" in r.getMessage()]
     assert len(warned) == 4
     assert all("The audit run itself is complete" in line for line in warned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from mlflow_privacy.metrics.evaluation import VERDICT_FPRS
 from mlflow_privacy.metrics.groups import Groups, measurable, slicings_of
 from mlflow_privacy.metrics.roc import resolves
 from mlflow_privacy.report.added import added_sections
-from mlflow_privacy.report.document import DOCUMENT_VERSION, Document, Exposure, Fact, ReportOptions
+from mlflow_privacy.report.document import DOCUMENT_VERSION, Blank, Document, Exposure, Fact, ReportOptions
+from mlflow_privacy.report.dpia import FIELDS
 from mlflow_privacy.report.sections.attacks import attack_views
 from mlflow_privacy.report.sections.checks import checks
 from mlflow_privacy.report.sections.games import game_views
@@ -23,13 +24,14 @@ from mlflow_privacy.report.sections.measures import measures
 from mlflow_privacy.report.sections.verdict import check_thresholds, finding
 from mlflow_privacy.report.slices import check_slices, most_exposed, shares, slice_risk, trimmed_auc
 from mlflow_privacy.report.tables import _brief
-from mlflow_privacy.report.text import headline_attack, headline_rate
+from mlflow_privacy.report.text import headline_attack, headline_rate, plain_text
 from mlflow_privacy.types import AuditResult
 
 __all__ = ["build_document", "check_thresholds"]
 
 _TRIMMED = 0.05
 _SPEC_LIMIT = 24
+_SHOWN_COLUMNS = 60
 _FLAGS = {"num_ref_models": "--num-ref-models", "random_seed": "--seed"}
 
 
@@ -73,6 +75,10 @@ def build_document(result: AuditResult, options: ReportOptions | None = None) ->
         timings=dict(result.timings),
         options=_brief(result.options),
         references={k: v for k, v in _brief(result.references).items() if k != "recipe"},
+        date=result.about.date,
+        auditor=result.about.auditor,
+        blanks=tuple(Blank(*field, text=result.about.dpia.get(field.key, "")) for field in FIELDS),
+        recipe=_recipe(result),
         sections=added_sections(result, records=options.top > 0),
     )
 
@@ -133,16 +139,41 @@ def _processing(result: AuditResult) -> tuple[Fact, ...]:
     pool = result.references.get("n_pool")
     if pool and int(pool) != len(result.membership):
         facts.append(Fact("Records known", f"{int(pool):,}"))
+    about = result.about
+    people = "not known; the option people says it, as a number or as the column that names the person"
+    if about.people is not None:
+        people = f"{about.people:,} in the training data{f' ({about.people_by})' if about.people_by else ''}"
+    facts.append(Fact("People concerned", people))
+    if about.columns:
+        facts.append(Fact("Columns the model takes", f"{len(about.columns):,}: {_listed(about.columns)}"))
+    if result.label_name:
+        facts.append(Fact("Column it predicts", result.label_name))
     if model.run_id:
         facts.append(Fact("Training run", model.run_id))
-    recipe = result.references.get("recipe") or {}
-    if recipe:
-        words = [str(recipe.get("kind") or ""), str(result.references.get("recipe_source") or "")]
-        facts.append(Fact("Recipe", ", ".join(word for word in words if word)))
-        facts += [Fact(f"Recipe: {key}", value) for key, value in _flat(recipe.get("spec") or {})[:_SPEC_LIMIT]]
+    source = str(result.references.get("recipe_source") or "")
+    count = result.references.get("n") or 0
+    if result.references.get("recipe"):
+        how = f"{count} models like it, trained for this audit" + (f" by {source}" if source else "")
+        facts.append(Fact("Reference models", f"{how}; the recipe is at the end of this report"))
     elif result.references.get("problem"):
-        facts.append(Fact("Recipe", f"not known: {result.references['problem']}"))
+        facts.append(Fact("Reference models", f"none: {result.references['problem']}"))
     return tuple(facts)
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """Names of columns, of very many the first."""
+    shown = [plain_text(name, 40) for name in columns[:_SHOWN_COLUMNS]]
+    more = len(columns) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def _recipe(result: AuditResult) -> tuple[Fact, ...]:
+    """Every setting of the recipe, for whoever repeats the audit."""
+    recipe = result.references.get("recipe") or {}
+    if not recipe:
+        return ()
+    facts = [Fact("Kind", str(recipe.get("kind") or ""))]
+    return (*facts, *(Fact(key, value) for key, value in _flat(recipe.get("spec") or {})[:_SPEC_LIMIT]))
 
 
 def _flat(spec: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
