@@ -239,13 +239,23 @@ def _encode(records: Records, rng: np.random.Generator) -> tuple[np.ndarray, lis
     """Records as float32 columns (NaN kept) that a fold may screen, what it screens by, and columns every fold uses."""
     columns = _columns(records.x, rng)
     views = [columns]
-    always = [_column(np.asarray(records.y), "label", rng)]
+    always = [_labels(np.asarray(records.y), rng)]
     if columns.shape[1] > _MAX_COLUMNS:
         always.append(_summary(columns))
         columns = _pick(columns, rng)
         views = _strengths(columns)
         always.append(_reduce(views[0], rng))
     return columns.astype(np.float32), views, np.concatenate(always, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def _labels(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n, d) numbers of the labels; of many values a record, such as an autoencoder's, a summary and components."""
+    if y.ndim == 1:
+        return _column(y, "label", rng)
+    columns = _columns(y, rng)
+    if columns.shape[1] <= _MAX_COLUMNS:
+        return columns.astype(np.float32)
+    return np.concatenate([_summary(columns), _reduce(_standardise(_pick(columns, rng)), rng)], axis=1)
 
 
 def _columns(x: Any, rng: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,7 @@ from mlflow_privacy.metrics import DEFAULT_FPRS
 
 # Those that ship with joblib or register with it, and ours.
 EXECUTORS = ("auto", "local", "loky", "threading", "multiprocessing", "dask", "ray")
+READINGS = ("logits", "probabilities")
 
 
 def executor_name(value: Any) -> Any:
@@ -27,6 +28,15 @@ def executor_name(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(EXECUTORS)}, or a backend registered with joblib{hint}")
 
 
+def output_said(value: Any) -> Any:
+    """What the outputs of a model are, or which of them count: one of the words, or a list of names."""
+    if value in (None, *READINGS):
+        return value
+    if isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise ValueError(f"must be {', '.join(READINGS)}, or a list of the outputs' names{nearest(value, READINGS)}")
+
+
 class AuditOptions(LineageOptions):
     """What `evaluator_config={"privacy_meter": {...}}` may hold. Every key is optional."""
 
@@ -34,6 +44,9 @@ class AuditOptions(LineageOptions):
     base: Any = None
     masked: Any = None
     prefix: Sequence[str] = ()
+    # How the model is asked.
+    output: Annotated[Any, BeforeValidator(output_said)] = None
+    params: Mapping[str, Any] = Field(default_factory=dict)
     # How to audit.
     attacks: Sequence[str] | None = None
     attack_options: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)

@@ -20,7 +20,7 @@ from mlflow_privacy.auditing.familiar import check_familiar, check_logged_qualit
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import in_canonical_order, questions
-from mlflow_privacy.auditing.records_view import check_slices, column
+from mlflow_privacy.auditing.records_view import check_slices, column, shown_labels
 from mlflow_privacy.auditing.references import (
     NoStore,
     Store,
@@ -124,7 +124,7 @@ def audit(
         task=target.task,
         membership=member,
         row_ids=asked.row_ids,
-        y=asked.y,
+        y=shown_labels(asked.y),
         attacks=attacks,
         headline=headline,
         blind=blind,

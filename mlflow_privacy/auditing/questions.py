@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.options import READINGS, AuditOptions
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest, record_keys
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TEXTS_AT_ONCE = 32  # unless the caller asks for another batch size: a text is far more work than a row of a table
 _PREFIX_TEXTS = 12
-_SENT = ("device", "batch_size")
+_SENT = ("device", "batch_size", "output", "params")
 Plain = Callable[[Records], ModelOutputs]
 
 
@@ -80,7 +80,7 @@ class Asking:
         )
 
     def _read_key(self) -> str | None:
-        return _read_key(self.task, self.reading, self.classes)
+        return _read_key(self.task, self.reading, self.classes, self.options)
 
     def split(self, answers: Sequence[ModelOutputs]) -> tuple[tuple[ModelOutputs, ...], tuple[ModelOutputs, ...]]:
         """Answers about pool and population, and those about further records."""
@@ -106,6 +106,8 @@ class Asking:
                 extras=() if values else extras,
                 aids=self.aids,
                 reading=self.reading,
+                columns=_columns(self.options),
+                params=self.options.params,
             )
             values.append(self._averaged(asked, records))
         return tuple(values)
@@ -160,12 +162,14 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     data = (pool,) if target.population is None else (pool, target.population)
     augmentation, queries = _queries(target.recipe, pool, options)
     classes = _classes(target) if target.task == "classification" else None
-    reading = None if classes is None else _reading(target, data, classes, options)
+    labelled = target.task in ("classification", "multilabel")
+    reading = _reading(target, data, classes, options) if labelled else None
     digests = [design.pool_digest if part is target.pool else data_digest(part) for part in data]
+    read_key = _read_key(target.task, reading, classes, options)
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(_kept(key, queries, target.classes, _read_key(target.task, reading, classes)) for key in digests),
+        keys=tuple(_kept(key, queries, target.classes, read_key) for key in digests),
         queries=queries,
         task=target.task,
         classes=classes,
@@ -183,14 +187,17 @@ def _classes(target: AuditTarget) -> np.ndarray:
 
 
 def _reading(
-    target: AuditTarget, data: Sequence[Records], classes: np.ndarray, options: AuditOptions
+    target: AuditTarget, data: Sequence[Records], classes: np.ndarray | None, options: AuditOptions
 ) -> Reading | None:
-    """What the target's outputs are, and so those of its references; None for what is no PyTorch classifier."""
+    """What the target's outputs are, and so those of its references: as the caller says, else of PyTorch's alone."""
+    if options.output in READINGS:
+        return cast("Reading", options.output)
     settings = target.recipe.spec.get("settings") if target.recipe is not None else None
     loss = settings.get("loss") if isinstance(settings, Mapping) else None
     return outputs_reading(
         target.model.native,
         data,
+        task=target.task,
         classes=classes,
         loss=loss if isinstance(loss, str) else None,
         device=options.device,
@@ -198,11 +205,24 @@ def _reading(
     )
 
 
-def _read_key(task: Task, reading: Reading | None, classes: np.ndarray | None) -> str | None:
+def _columns(options: AuditOptions) -> tuple[str, ...]:
+    """Names of the outputs that count, () where none are named."""
+    return () if options.output is None or options.output in READINGS else tuple(options.output)
+
+
+def _read_key(task: Task, reading: Reading | None, classes: np.ndarray | None, options: AuditOptions) -> str | None:
     """What distinguishes answers that are kept from those of before, where these could be read in another way."""
+    key = None
     if task == "regression":
-        return "robust scale"
-    return reading if classes is not None and len(classes) == 2 else None
+        key = "robust scale"
+    elif task == "multilabel":
+        key = f"labels as {reading}"
+    elif classes is not None and len(classes) == 2:
+        key = reading
+    if options.output is None and not options.params:
+        return key
+    said = {"output": options.output, "params": {str(name): str(value) for name, value in options.params.items()}}
+    return digest({"key": key, **said})
 
 
 def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: str | None) -> str:

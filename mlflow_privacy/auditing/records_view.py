@@ -44,23 +44,36 @@ def column(records: Records, name: str) -> np.ndarray:
     return records.x[:, int(name)]
 
 
+def shown_labels(y: np.ndarray) -> np.ndarray:
+    """(n,) labels; of several values a record (n, ...) a text of the first of them.
+
+    >>> shown_labels(np.array([[1, 0], [1, 1]])).tolist(), shown_labels(np.array([3])).tolist()
+    (['1 0', '1 1'], [3])
+    """
+    if y.ndim == 1:
+        return y
+    rows = y.reshape(len(y), -1)
+    more = f" … ({rows.shape[1]} values)" if rows.shape[1] > _MOST_COLUMNS else ""
+    return np.array([" ".join(map(_short, row[:_MOST_COLUMNS].tolist())) + more for row in rows])
+
+
 def record_texts(records: Records) -> dict[str, str]:
     """The content of each table row or text in a line, by row id; images and other arrays show their shape alone.
 
     >>> record_texts(Records(np.array([[1.0, 2.5]]), np.array([1]), np.array(["train:0"])))
     {'train:0': '0=1, 1=2.5, y=1'}
     """
-    names = columns_of(records)
+    names, labels = columns_of(records), shown_labels(records.y)
     if not names:
         shape = " × ".join(map(str, np.shape(records.x)[1:]))
-        return {str(row): f"{shape} values, y={label}" for row, label in zip(records.row_ids, records.y)}
+        return {str(row): f"{shape} values, y={label}" for row, label in zip(records.row_ids, labels)}
     shown = names[:_MOST_COLUMNS]
     columns = [column(records, name) for name in shown]
     more = f", … {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     texts = {}
     for i, row in enumerate(records.row_ids):
         cells = [f"{name}={_short(values[i])}" for name, values in zip(shown, columns)]
-        texts[str(row)] = f"{', '.join(cells)}{more}, y={records.y[i]}"[:_LONGEST]
+        texts[str(row)] = f"{', '.join(cells)}{more}, y={labels[i]}"[:_LONGEST]
     return texts
 
 

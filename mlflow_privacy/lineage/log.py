@@ -275,7 +275,9 @@ def _log_data(
         if store == "reference":
             uri, source = _uri_of(data)
     if not table.is_frame and table.y is None:
-        raise LineageError(f"{role} has features but no labels: pass ({role}_x, {role}_y).")
+        raise LineageError(
+            f"{role} has features but no labels: pass ({role}_x, {role}_y); of an autoencoder ({role}_x, {role}_x)."
+        )
     if table.is_frame and targets is not None and table.targets is None:
         raise LineageError(
             f"{role} has no target column {targets!r}; its columns are {', '.join(map(str, table.x.columns))}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,7 @@ class LineageOptions(BaseModel):
     population: Any = None
     targets: str | None = None
     classes: Sequence[Any] | None = None
+    task: Literal["classification", "regression"] | None = None
     recipe: Mapping[str, Any] | None = None
     train_fn: Callable[..., Any] | None = None
     population_size: int | None = Field(default=None, ge=1)

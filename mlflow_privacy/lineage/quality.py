@@ -25,7 +25,7 @@ def logged_quality(client: Any, run: Any, model_id: str | None, task: str) -> Lo
 
     Of a run with several models only metrics that belong to this one count.
     """
-    if run is None or task not in ("classification", "regression"):
+    if run is None or task not in ("classification", "multilabel", "regression"):
         return None
     outputs = getattr(run.outputs, "model_outputs", None) or []
     metrics = dict(run.data.metrics)
@@ -56,7 +56,7 @@ def quality_in(metrics: Mapping[str, float], task: str) -> LoggedQuality | None:
     >>> quality_in({"accuracy": 0.9, "val_accuracy": 0.8}, "classification").name  # of Keras
     'accuracy'
     """
-    wanted = "accuracy" if task == "classification" else "r2"
+    wanted = "r2" if task == "regression" else "accuracy"
     for name, kind in _EXACT.items():
         if name in metrics and kind in (wanted, "score"):
             found = LoggedQuality(wanted, float(metrics[name]), name, exact=True)

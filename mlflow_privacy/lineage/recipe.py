@@ -78,9 +78,10 @@ def recipe_settings(
     """Settings layered by who says them, and their source in words.
 
     A key that the caller gives wins over the manifest's, that over the run's parameters. Run parameters count for
-    PyTorch modules and language models only: an estimator holds its own.
+    PyTorch modules, language models and XGBoost's models: an estimator holds its own, but XGBoost's files lose them.
     """
     from mlflow_privacy.trainers import recipe_settings_from_params
+    from mlflow_privacy.trainers.booster.lost import lost_parameters
     from mlflow_privacy.trainers.settings import ALIASES
 
     from_params: Callable[[Mapping[str, str]], dict[str, Any]] = recipe_settings_from_params
@@ -90,7 +91,10 @@ def recipe_settings(
         from mlflow_privacy.trainers.text.settings import ALIASES, text_settings_from_params
 
         is_module, from_params = True, text_settings_from_params
-    layers = [
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if options.train_fn is None and not is_module:
+        layers = lost_parameters(native, params)
+    layers += [
         ("run parameters", from_params(params) if is_module and options.train_fn is None else {}),
         ("log_lineage", logged or {}),
         ("evaluator_config", options.recipe or {}),
@@ -109,6 +113,8 @@ def recipe_settings(
     return settings, ", then ".join(used) or "the model itself"
 
 
+# Trainers that know classes by their number.
+_TAKE_CLASSES = ("sklearn", "torch", "fast_resnet", "transformers", "booster")
 _CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
 _LEAST = 1e-3  # a smaller "epsilon" is the constant that an optimizer adds to a divisor
 
@@ -163,11 +169,13 @@ def resolve_recipe(
     task: Task,
     pool: Records,
     classes: Sequence[Any] | None = None,
+    one_hot: Mapping[str, Any] | None = None,
 ) -> tuple[Recipe | None, str]:
     """The recipe, or None and why there is none.
 
     Args:
       classes: labels in the order of the outputs, where they are not sorted: references learn them in this order too.
+      one_hot: of labels that came so, see `labels.Settled`: code of others' gets them as they were.
 
     Raises:
       RecipeError, UnsafeError: what the caller gave explicitly cannot be used.
@@ -185,6 +193,8 @@ def resolve_recipe(
         recipe = make_recipe(native, settings, train_fn=train_fn, task=task, source=source, data=pool)
         if classes is not None and "classes" in recipe.spec:
             recipe = dataclasses.replace(recipe, spec={**recipe.spec, "classes": list(classes)})
+        if one_hot is not None and recipe.kind not in _TAKE_CLASSES:
+            recipe = dataclasses.replace(recipe, spec={**recipe.spec, "one_hot": dict(one_hot)})
         return recipe, ""
     except (RecipeError, UnsafeError) as error:
         if explicit:

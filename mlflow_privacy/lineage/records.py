@@ -10,13 +10,9 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.tables import Table
-from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers.torch.columns import expanded
-from mlflow_privacy.types import Records, Task
+from mlflow_privacy.types import Records
 
-_REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson")
-_CLASSIFICATION_LOSSES = ("crossentropy", "ce", "bce", "nll", "hinge", "logloss")
-_MANY_LABELS = 20
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # a column that a file got for the index of a frame
 
 
@@ -297,44 +293,3 @@ def same_form(first: Records, other: Records, what: str) -> Records:
             f"the {what} have labels such as {other.y[0]!r}, the members such as {first.y[0]!r}: use one kind of labels"
         )
     return other if b is other.x else Records(b, other.y, other.row_ids)
-
-
-def infer_task(native: Any, y: np.ndarray, loss: str | None = None) -> Task:
-    """Classification or regression: what the estimator is, else what the loss is for, else what the labels are.
-
-    Whole numbers and strings are classes, unless the numbers are many and spread like amounts; fractions are
-    regression targets, except the two values 0 and 1.
-
-    >>> infer_task(None, np.array([0, 1, 1])), infer_task(None, np.array([0.5, 1.25]))
-    ('classification', 'regression')
-    >>> infer_task(None, np.array([0.0, 1.0]), "mse")
-    'regression'
-    """
-    if isinstance(native, LanguageModel):
-        return "language" if native.objective == "causal_lm" else "classification"
-    kind = getattr(native, "_estimator_type", None) or _sklearn_type(native)
-    if kind in ("classifier", "regressor"):
-        return "classification" if kind == "classifier" else "regression"
-    name = (loss or "").lower().rpartition(".")[2].replace("_", "")
-    if name.startswith(_REGRESSION_LOSSES):
-        return "regression"
-    if name.startswith(_CLASSIFICATION_LOSSES):
-        return "classification"
-    y = np.asarray(y)
-    if y.dtype.kind in "USOb":
-        return "classification"
-    if y.ndim > 1:
-        return "regression"
-    values = np.unique(y)
-    if y.dtype.kind == "f":
-        return "classification" if np.isin(values, (0.0, 1.0)).all() else "regression"
-    spread = values[0] < 0 or values[-1] >= 2 * len(y)
-    return "regression" if spread and len(values) > max(_MANY_LABELS, len(y) / 2) else "classification"
-
-
-def _sklearn_type(native: Any) -> str | None:
-    if not hasattr(native, "get_params"):
-        return None
-    from sklearn.base import is_classifier, is_regressor
-
-    return "classifier" if is_classifier(native) else "regressor" if is_regressor(native) else None

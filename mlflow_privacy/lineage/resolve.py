@@ -12,6 +12,7 @@ import numpy as np
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage.classes import output_classes
 from mlflow_privacy.lineage.doubts import weakly_verified
+from mlflow_privacy.lineage.labels import settle_labels
 from mlflow_privacy.lineage.manifest import ROLES, SPLIT, Manifest, model_manifest
 from mlflow_privacy.lineage.model import LoadedModel, load_model
 from mlflow_privacy.lineage.options import LineageOptions
@@ -20,7 +21,7 @@ from mlflow_privacy.lineage.places import places_of
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.quality import logged_quality
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
-from mlflow_privacy.lineage.records import for_model, infer_task, same_form, text_records, to_records
+from mlflow_privacy.lineage.records import for_model, same_form, text_records, to_records
 from mlflow_privacy.lineage.several import inputs_of_model
 from mlflow_privacy.lineage.tables import table_digest
 from mlflow_privacy.lineage.text_model import with_settings
@@ -59,7 +60,9 @@ def resolve_target(
       The target; `recipe` is None, with `recipe_problem`, where reference models cannot be trained.
 
     Raises:
-      LineageError: members or non-members cannot be found, loaded or verified; names every input and the remedies.
+      LineageError: members or non-members cannot be found, loaded or verified; names every input and the remedies; or
+        labels of their form cannot be asked of the model.
+      SignalError: the model is none of labels.
       ConfigError: `classes` does not name the labels of the data.
       RecipeError: the recipe or `train_fn` in `options` cannot train a reference model.
       UnsafeError: a source is a pickle, or the recipe in `options` names code that is not allowed.
@@ -113,12 +116,24 @@ def resolve_target(
         native = with_settings(native, settings, pool)
         audited = dataclasses.replace(audited, native=native)
     loss = settings.get("loss")
-    task = infer_task(native, pool.y, loss if isinstance(loss, str) else None)
-    pool, population = _cast_labels(pool, task), population and _cast_labels(population, task)
+    said = _said_classes(options, manifest)
+    loss = loss if isinstance(loss, str) else None
+    try:
+        settled = settle_labels(native, pool, population, task=options.task, loss=loss, names=said)
+    except LineageError as error:
+        raise LineageError(f"{label} cannot be audited: {error}.") from error
+    pool, population, task = settled.pool, settled.population, settled.task
     always = None if fixed is None else membership & np.isin(pool.row_ids, members.row_ids[fixed])
-    classes = output_classes(native, _said_classes(options, manifest), pool.y) if task == "classification" else None
+    classes = output_classes(native, said, pool.y) if task == "classification" else None
     recipe, problem = resolve_recipe(
-        native, options, logged=manifest.recipe, params=params, task=task, pool=pool, classes=classes
+        native,
+        options,
+        logged=manifest.recipe,
+        params=params,
+        task=task,
+        pool=pool,
+        classes=classes,
+        one_hot=settled.one_hot,
     )
     _logger.info("%s: %d members, %d non-members, %s", label, membership.sum(), (~membership).sum(), task)
     return AuditTarget(
@@ -228,14 +243,6 @@ def _fixed(parts: Sequence[Part], members: Records) -> np.ndarray | None:
         return None
     canaries = [f"{part.prefix}:{i}" for part in named for i in (() if part.canaries is None else part.canaries)]
     return ~np.isin(members.row_ids, canaries)
-
-
-def _cast_labels(records: Records, task: str) -> Records:
-    """Class labels that are whole numbers as integers."""
-    y = records.y
-    if task == "classification" and y.dtype.kind == "f" and (y == np.round(y)).all():
-        return Records(records.x, y.astype(np.int64), records.row_ids)
-    return records
 
 
 # --- what is said ------------------------------------------------------------------------------------------------

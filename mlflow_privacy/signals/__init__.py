@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
+from mlflow_privacy.signals.booster import booster_outputs
 from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
@@ -34,6 +35,8 @@ def model_outputs(
     extras: Sequence[str] = (),
     aids: LanguageAids | None = None,
     reading: Reading | None = None,
+    columns: Sequence[str] = (),
+    params: Mapping[str, Any] | None = None,
 ) -> ModelOutputs:
     """What a model says about each record.
 
@@ -41,17 +44,20 @@ def model_outputs(
     labels. Regressors: the Gaussian log-likelihood. Causal language models: the mean log-probability of tokens.
 
     Args:
-      model: a PyTorch module, an estimator with scikit-learn's API, a `text.LanguageModel`, what a function in
-        `SIGNALS` knows, an MLflow pyfunc model, or anything else with `predict`.
+      model: a PyTorch module, an estimator with scikit-learn's API, a native booster, a `text.LanguageModel`, what a
+        function in `SIGNALS` knows, an MLflow pyfunc model, or anything else with `predict`.
       records: n records.
-      task: "classification" or "regression".
+      task: "classification", "multilabel" (several labels of a record at once) or "regression".
       classes: sorted labels of the whole pool; those of `records` if None.
       device: for PyTorch modules: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
       batch_size: of inference; halved when the device runs out of memory. It does not change the result.
       scale: σ of a regressor, from `residual_scale` of its outputs on the pool; None takes it from `records`.
       extras: keys of further signals of a causal language model, from `attacks.extra_signals`.
       aids: what some of them need: base model, masked model, prefix.
-      reading: what the outputs of a PyTorch classifier are, from `outputs_reading`; None finds it for these records.
+      reading: what the outputs of a classifier are, as the caller says it, or of a PyTorch module from
+        `outputs_reading`; None finds it for these records.
+      columns: of a model that is only known by its predictions: names of the outputs that count.
+      params: for the `predict` of an MLflow model.
 
     Returns:
       (n,) signals, correctness and losses.
@@ -80,6 +86,9 @@ def model_outputs(
     if isinstance(model, LanguageModel):
         return classifier_outputs(model, records, classes=classes, device=device, batch_size=batch_size)
     model = _native(model)
+    boosted = booster_outputs(model, records, task=task, classes=classes, scale=scale)
+    if boosted is not None:
+        return boosted
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from mlflow_privacy.signals.torch import module_outputs
@@ -109,7 +118,17 @@ def model_outputs(
     if callable(getattr(model, "predict", None)) or callable(model):
         from mlflow_privacy.signals.pyfunc import prediction_outputs
 
-        return prediction_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
+        return prediction_outputs(
+            model,
+            records,
+            task=task,
+            classes=classes,
+            batch_size=batch_size,
+            scale=scale,
+            reading=reading,
+            columns=columns,
+            params=params,
+        )
     raise SignalError(
         f"A {type(model).__module__}.{type(model).__qualname__} cannot be asked for predictions: it is no PyTorch "
         "module, no estimator, and has no predict. Log the model with an MLflow flavor that has a pyfunc."
@@ -120,6 +139,7 @@ def outputs_reading(
     model: Any,
     data: Sequence[Records],
     *,
+    task: Task = "classification",
     classes: np.ndarray | None = None,
     loss: str | None = None,
     device: str = "auto",
@@ -134,8 +154,10 @@ def outputs_reading(
     model, torch = _native(model), sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
         return None
-    from mlflow_privacy.signals.torch import module_reading
+    from mlflow_privacy.signals.torch import many_reading, module_reading
 
+    if task == "multilabel":
+        return many_reading(model, data, loss=loss, device=device, batch_size=batch_size)
     return module_reading(model, data, classes=classes, loss=loss, device=device, batch_size=batch_size)
 
 

@@ -18,6 +18,7 @@ from mlflow_privacy.types import Link, ModelOutputs
 Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
 CERTAIN = 69.0775527898  # log 1e30: φ where all other logits are -∞, as of probabilities clipped at 1e-30
 
+_SURE = 36.0  # from where exp(-φ) is below float64's rounding of 1
 PROBABILITY_TOLERANCE = 1e-3  # of a row's sum; half-precision softmax over many classes is off by nearly as much
 
 
@@ -64,6 +65,26 @@ def phi_from_probabilities(p: np.ndarray, index: np.ndarray, *, floor: float) ->
     others[rows[index >= 0], index[index >= 0]] = 0.0
     other = others.sum(axis=1)
     return np.log(np.clip(own, floor, 1 - floor)) - np.log(np.clip(other, floor, 1 - floor))
+
+
+def joint_phi(each: np.ndarray) -> np.ndarray:
+    r"""(n,) φ of all labels of a record at once, from those of each (n, k), which the model takes to be independent.
+
+    .. math:: \log p = -\sum_j \log(1 + e^{-\phi_j}), \quad \phi = \log p - \log(1 - p)
+
+    A record's labels are one class among all that its columns can spell: the same link and attacks as of one label,
+    and the loss, -log p, is the sum of the cross-entropies.
+
+    >>> joint_phi(np.array([[2.0], [800.0]])).round(4).tolist(), joint_phi(np.array([[50.0, 50.0]])).round(4).tolist()
+    ([2.0, 800.0], [49.3069])
+    """
+    each = np.asarray(each, np.float64)
+    log_p = -softplus(-each).sum(axis=1)
+    top = -each.min(axis=1)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        sure = -(top + np.log(np.exp(-each - top[:, None]).sum(axis=1)))  # 1 - p = Σ exp(-φ_j), all of it tiny
+        phi = log_p - np.log(-np.expm1(log_p))
+    return np.where(each.min(axis=1) > _SURE, sure, phi)
 
 
 def are_probabilities(values: np.ndarray) -> bool:
@@ -148,6 +169,50 @@ def outputs_from_labels(correct: np.ndarray) -> ModelOutputs:
     """
     correct = np.asarray(correct, bool)
     return ModelOutputs(correct.astype(np.float32), correct, 1 - correct.astype(np.float32), "label")
+
+
+def outputs_of_many(each: np.ndarray) -> ModelOutputs:
+    """Outputs of a model of several labels at once, from φ of each (n, k); right is who has all labels right.
+
+    Raises:
+      SignalError: some φ are NaN or infinite.
+
+    >>> outputs_of_many(np.array([[3.0, 2.0], [3.0, -2.0]])).correct.tolist()
+    [True, False]
+    """
+    each = np.asarray(each, np.float64)
+    require_finite(each)
+    return outputs_from_phi(joint_phi(each), (each > 0).all(axis=1))
+
+
+def each_phi(values: np.ndarray, y: np.ndarray, *, reading: Reading, floor: float) -> np.ndarray:
+    """(n, k) φ of each label from outputs (n, k): logits of "1", or probabilities of it.
+
+    Args:
+      y: (n, k) zeros and ones.
+      floor: the smallest probability that means something.
+
+    >>> each_phi(np.array([[1.5, -1.5]]), np.array([[1, 0]]), reading="logits", floor=1e-7).tolist()
+    [[1.5, 1.5]]
+    """
+    values, y = np.asarray(values, np.float64), np.asarray(y)
+    if reading == "probabilities":
+        values = np.log(np.clip(values, floor, 1 - floor)) - np.log(np.clip(1 - values, floor, 1 - floor))
+    return np.where(y == 1, values, -values)
+
+
+def require_labels(y: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises `SignalError` unless labels are zeros and ones (n, k), and outputs of the same shape."""
+    if y.ndim != 2 or y.dtype.kind not in "biuf" or not ((y == 0) | (y == 1)).all():
+        raise SignalError(
+            f"Several labels of a record must be zeros and ones (n, k), got an array of shape {y.shape} and dtype "
+            f"{y.dtype}."
+        )
+    if shape != y.shape:
+        raise SignalError(
+            f"The model gives outputs of shape {shape[1:]} a record, which has {y.shape[1]} labels: it must give one "
+            'logit or probability for each. If these are amounts and no labels, say task="regression".'
+        )
 
 
 def require_finite(values: np.ndarray) -> None:

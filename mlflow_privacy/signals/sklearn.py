@@ -11,11 +11,15 @@ import numpy as np
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import (
     columns_of,
+    each_phi,
     outputs_from_labels,
     outputs_from_phi,
+    outputs_of_many,
     phi_from_logits,
     phi_from_probabilities,
+    require_labels,
 )
+from mlflow_privacy.signals.refusals import form_taken, names_unknown_categories
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.types import ModelOutputs, Records, Task
@@ -29,8 +33,10 @@ _VOTERS = {  # estimators whose probabilities are averages of so many votes of 0
     "ExtraTreesClassifier": "n_estimators",
     "KNeighborsClassifier": "n_neighbors",
 }
+_OF_EACH_LABEL = ("MultiOutputClassifier", "ClassifierChain", "OneVsRestClassifier")  # an estimator for each label
 
 
+@names_unknown_categories
 def estimator_outputs(
     estimator: Any,
     records: Records,
@@ -55,11 +61,14 @@ def estimator_outputs(
     step = max(batch_size, _CHUNK)
     if task == "regression":
         return gaussian_outputs(np.concatenate(list(_chunks(estimator.predict, x, step))), records.y, scale=scale)
+    if task == "multilabel":
+        return _outputs_of_many(estimator, x, records.y, step)
     pool = np.unique(records.y) if classes is None else np.asarray(classes)
     known = getattr(estimator, "classes_", pool)
     if isinstance(known, list):
         raise SignalError(
-            f"A classifier of {len(known)} targets at once cannot be audited; audit one target at a time."
+            f"The classifier predicts {len(known)} targets at once, but the records have one label each. Give the "
+            "labels of all targets, as it was trained on them."
         )
     known = np.asarray(known)
     index = columns_of(records.y, known, pool)
@@ -82,6 +91,43 @@ def estimator_outputs(
     return outputs_from_phi(phi, values.argmax(axis=1) == index)
 
 
+@names_unknown_categories
+def _outputs_of_many(estimator: Any, x: Any, y: np.ndarray, step: int) -> ModelOutputs:
+    """Outputs of a classifier of several labels at once, or of several targets with classes of their own."""
+    n, k = y.shape
+    known, floor = getattr(estimator, "classes_", None), resolution(estimator)
+    known = known if isinstance(known, list) and len(known) == k else None
+    if hasattr(estimator, "predict_proba"):
+        parts = list(_parts(estimator.predict_proba, x, step))
+        if isinstance(parts[0], (list, tuple)):  # (n, classes) of each target
+            columns = [np.concatenate([np.asarray(part[j]) for part in parts]) for j in range(len(parts[0]))]
+            if len(columns) != k or known is None:
+                raise SignalError(f"predict_proba gives {len(columns)} targets for labels of shape {y.shape}.")
+            each = [
+                phi_from_probabilities(
+                    values, columns_of(y[:, j], known[j], np.unique(np.append(known[j], y[:, j]))), floor=floor
+                )
+                for j, values in enumerate(columns)
+            ]
+            return outputs_of_many(np.stack(each, axis=1))
+        values = np.concatenate([np.asarray(part) for part in parts])
+        if values.shape == (n, k):
+            require_labels(y, values.shape)
+            return outputs_of_many(each_phi(values, y, reading="probabilities", floor=floor))
+    elif hasattr(estimator, "decision_function"):
+        values = np.concatenate([np.asarray(part) for part in _parts(estimator.decision_function, x, step)])
+        if values.shape == (n, k):
+            require_labels(y, values.shape)
+            return outputs_of_many(each_phi(values, y, reading="logits", floor=floor))
+    labels = np.concatenate(list(_chunks(estimator.predict, x, step)))
+    if labels.shape != y.shape:
+        raise SignalError(
+            f"The classifier predicts an array of shape {labels.shape} for labels of shape {y.shape}. Give the labels "
+            "as it was trained on them."
+        )
+    return outputs_from_labels((labels == y).all(axis=1))
+
+
 def resolution(estimator: Any) -> float:
     """Half of the smallest probability that an estimator's outputs can tell from 0.
 
@@ -95,6 +141,8 @@ def resolution(estimator: Any) -> float:
     """
     inner = _last(estimator)
     name = type(inner).__name__
+    if name in _OF_EACH_LABEL and getattr(inner, "estimators_", None):
+        return max(resolution(one) for one in inner.estimators_)
     if name == "BaggingClassifier" and type(getattr(inner, "estimator_", None)).__name__ in _VOTERS:
         votes = inner.n_estimators
     elif name in _VOTERS:
@@ -156,13 +204,21 @@ def _head(x: Any, count: int) -> Any:
     return x.iloc[:count] if hasattr(x, "iloc") else x[:count]
 
 
-def _chunks(function: Callable[[Any], Any], x: Any, step: int) -> Iterator[np.ndarray]:
+def _parts(function: Callable[[Any], Any], x: Any, step: int) -> Iterator[Any]:
     for start in range(0, len(x), step):
-        yield np.asarray(function(x.iloc[start : start + step] if hasattr(x, "iloc") else x[start : start + step]))
+        yield function(x.iloc[start : start + step] if hasattr(x, "iloc") else x[start : start + step])
+
+
+def _chunks(function: Callable[[Any], Any], x: Any, step: int) -> Iterator[np.ndarray]:
+    return map(np.asarray, _parts(function, x, step))
 
 
 def _as_fitted(x: Any, estimator: Any) -> Any:
     """The features in the form the estimator was fitted on: with the column names it knows, or as an array."""
+    return form_taken(estimator, _as_named(x, estimator))
+
+
+def _as_named(x: Any, estimator: Any) -> Any:
     try:
         names = getattr(estimator, "feature_names_in_", None)
     except ValueError:  # some meta-estimators ask their unfitted parts

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.classification import CERTAIN, PROBABILITY_TOLERANCE, Reading, outputs_from_phi
+from mlflow_privacy.signals.classification import (
+    CERTAIN,
+    PROBABILITY_TOLERANCE,
+    Reading,
+    each_phi,
+    outputs_from_phi,
+    outputs_of_many,
+    require_labels,
+)
 from mlflow_privacy.signals.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
@@ -49,7 +57,9 @@ def module_outputs(
     tells (a linear layer, a sigmoid, ...), it decides and not their values.
 
     Args:
-      reading: what a classifier's outputs are, from `module_reading` of the audited model; None finds it here.
+      task: of several labels at once ("multilabel") outputs (n, k) are a logit or a probability of each.
+      reading: what a classifier's outputs are, from `module_reading` of the audited model (of several labels,
+        `many_reading`); None finds it here.
 
     Raises:
       SignalError: outputs of another shape, labels that do not fit, NaN, or no memory for a single record.
@@ -59,6 +69,10 @@ def module_outputs(
         with _prepared(module, records, device, batch_size) as (net, feeder, size):
             parts = forward(net, feeder, len(records), size, lambda output, start: _values(output).cpu())
         return gaussian_outputs(torch.cat(parts).numpy(), records.y, scale=scale)
+    if task == "multilabel":
+        many = _read_many(module, records, device, batch_size)
+        reading = reading or many.said or many.seems
+        return outputs_of_many(each_phi(many.values, records.y, reading=reading, floor=many.resolution))
     whole, said = _read_all(module, records, classes, device, batch_size, reading)
     if said == "probabilities" or (said is None and bool(whole.distribution.all())):
         return outputs_from_phi(whole.probability.cpu().numpy(), whole.likely.cpu().numpy())
@@ -105,6 +119,55 @@ def module_reading(
         return "logits" if "logits" in name else "probabilities"
     wholes = (_read_all(module, records, classes, device, batch_size, None)[0] for records in data)
     return "probabilities" if all(bool(whole.distribution.all()) for whole in wholes) else "logits"
+
+
+def many_reading(
+    module: torch.nn.Module,
+    data: Sequence[Records],
+    *,
+    loss: str | None = None,
+    device: str = "auto",
+    batch_size: int = 1024,
+) -> Reading:
+    """What the outputs of a model of several labels are, decided once for an audit; arguments as of `module_reading`.
+
+    >>> records = Records(np.zeros((4, 2), np.float32), np.ones((4, 3), int), np.arange(4).astype(str))
+    >>> many_reading(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sigmoid()), [records])
+    'probabilities'
+    """
+    module = restore_exported(module)
+    first = data[0].take(np.arange(min(len(data[0]), PROBED)))
+    said = _read_many(module, first, device, batch_size).said
+    if said is not None:
+        return said
+    if (name := "" if loss is None else loss.lower().replace("_", "").rpartition(".")[2]).startswith("bce"):
+        return "logits" if "logits" in name else "probabilities"
+    found = {_read_many(module, records, device, batch_size).seems for records in data}
+    return "probabilities" if found == {"probabilities"} else "logits"
+
+
+class _Many(NamedTuple):
+    """Outputs (n, k) for several labels, the least probability that their type resolves, and what they are."""
+
+    values: np.ndarray
+    resolution: float
+    said: Reading | None  # by the module's last operation
+    seems: Reading  # by their values
+
+
+def _read_many(module: torch.nn.Module, records: Records, device: str, batch_size: int) -> _Many:
+    resolution = [0.0]
+
+    def read(output: torch.Tensor, start: int) -> torch.Tensor:
+        resolution[0] = torch.finfo(output.dtype).eps / 2 if output.is_floating_point() else 0.5
+        return _values(output).reshape(len(output), -1).cpu()
+
+    with _prepared(module, records, device, batch_size) as (net, feeder, size):
+        watched = Watched(net)
+        values = torch.cat(forward(watched, feeder, len(records), size, read)).numpy()
+    require_labels(np.asarray(records.y), values.shape)
+    seems: Reading = "probabilities" if ((values >= 0) & (values <= 1)).all() else "logits"
+    return _Many(values, resolution[0], watched.reading, seems)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ class OneByOne(Trainer):
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Iterator[Any]:
-        members = np.asarray(members, bool)
+        members, data = np.asarray(members, bool), as_logged(recipe, data)
         for i, (row, seed) in enumerate(zip(members, seeds, strict=True)):
             part = data.take(np.flatnonzero(row))
             with seeded(int(seed)):
@@ -110,3 +110,19 @@ class OneByOne(Trainer):
             yield model
             if progress is not None:
                 progress(i + 1, len(members))
+
+
+def as_logged(recipe: Recipe, data: Records) -> Records:
+    """The records with one-hot labels, if they came so and the recipe's trainer learns them so; else as they are.
+
+    >>> recipe = Recipe("callable", {"one_hot": {"columns": 3, "dtype": "float32"}})
+    >>> as_logged(recipe, Records(np.zeros((2, 1)), np.array([2, 0]), np.arange(2))).y.tolist()
+    [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    form = recipe.spec.get("one_hot")
+    if form is None:
+        return data
+    names = form.get("classes")
+    place = {name: i for i, name in enumerate(range(form["columns"]) if names is None else names)}
+    index = np.array([place[label] for label in data.y.tolist()], np.int64)
+    return Records(data.x, np.eye(form["columns"], dtype=form["dtype"])[index], data.row_ids)

@@ -9,7 +9,7 @@
 | `weight_decay`, `momentum`, `nesterov`, `dampening`, `betas`, `eps`, `alpha`, `amsgrad` | as `torch.optim` has them; its default if absent |
 | `schedule` | "constant" (default), "cosine", "linear" (both to 0), "onecycle", {"name": "step", "step_size": epochs, "gamma": 0.1}, {"name": "multistep", "milestones": [epochs], "gamma": 0.1}, {"name": "exponential", "gamma": per epoch}, "privacy_meter" (Privacy Meter's own, for comparisons) |
 | `warmup_epochs`, `warmup_steps` or `warmup_ratio` | linear from 0 to the learning rate, then the schedule; one of the three |
-| `loss` | "cross_entropy" (default for classifiers of two or more outputs), "nll" (for log-softmax outputs), "bce_with_logits" (default for one output), "bce"; "mse" (default for regressors), "l1", "huber", "smooth_l1" |
+| `loss` | "cross_entropy" (default for classifiers of two or more outputs), "nll" (for log-softmax outputs), "bce_with_logits" (default for one output, and for several labels of a record), "bce"; "mse" (default for regressors), "l1", "huber", "smooth_l1" |
 | `label_smoothing` | of the cross-entropy |
 | `augmentation` | for image tensors (n, channels, height, width): {"crop": padding, "flip": probability, "cutout": size}, or a list such as ["flip", {"crop": 4}]; `crop_mode` "zeros" (default) or "reflect" |
 | `grad_clip` | largest norm of the gradient |
@@ -35,6 +35,7 @@ from mlflow_privacy.types import Task
 
 REQUIRED = ("optimizer", "learning_rate", "epochs", "batch_size")
 CLASSIFICATION_LOSSES = ("cross_entropy", "nll", "bce_with_logits", "bce")
+MULTILABEL_LOSSES = ("bce_with_logits", "bce")
 REGRESSION_LOSSES = ("mse", "l1", "huber", "smooth_l1")
 PRECISIONS = ("auto", "float32", "tf32", "bf16")
 
@@ -75,6 +76,10 @@ _LOSS_NAMES = {
     "nllloss": "nll",
     "bcewithlogitsloss": "bce_with_logits",
     "bceloss": "bce",
+    "binarycrossentropywithlogits": "bce_with_logits",
+    "binarycrossentropy": "bce",
+    "multilabelsoftmarginloss": "bce_with_logits",
+    "multilabelsoftmargin": "bce_with_logits",
     "mseloss": "mse",
     "l1loss": "l1",
     "mae": "l1",
@@ -319,8 +324,8 @@ def _plain(value: str) -> str:
 
 
 def _loss(value: Any, task: Task | None) -> str:
-    valid = CLASSIFICATION_LOSSES if task == "classification" else REGRESSION_LOSSES
-    valid = valid if task is not None else (*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)
+    by_task = {"classification": CLASSIFICATION_LOSSES, "multilabel": MULTILABEL_LOSSES}
+    valid = by_task.get(task, REGRESSION_LOSSES) if task else (*CLASSIFICATION_LOSSES, *REGRESSION_LOSSES)
     name = _plain(value) if isinstance(value, str) else repr(value)
     name = _LOSS_NAMES.get(name.replace("_", ""), name)
     if name not in valid:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.pool import build_pool, record_keys, without
-from mlflow_privacy.lineage.records import infer_task, plain_labels, same_form, to_records
+from mlflow_privacy.lineage.records import plain_labels, same_form, to_records
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+from mlflow_privacy.lineage.tasks import infer_task
 from mlflow_privacy.types import Records
 
 
