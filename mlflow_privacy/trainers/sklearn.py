@@ -14,9 +14,19 @@ import sklearn
 from sklearn.base import clone
 
 from mlflow_privacy.errors import RecipeError, nearest
+from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.canonical import Walk, qualified_name
+from mlflow_privacy.trainers.held import (
+    forms_for_torch,
+    holds_torch,
+    strict_encoders,
+    title_of,
+    trained_starts,
+    with_fresh_modules,
+    with_lenient_encoders,
+)
 from mlflow_privacy.trainers.identity.estimators import estimator_form
 from mlflow_privacy.trainers.identity.origins import root_of
 from mlflow_privacy.trainers.persistence import load_estimator, save_estimator
@@ -65,14 +75,18 @@ def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, s
         for name, part in [("", template), *known.items()]
         if type(part).__name__ == "FrozenEstimator" or getattr(part, "cv", None) == "prefit"
     ]
+    faults += trained_starts(template)
     if faults:
         raise RecipeError(fault_text(f"The recipe of this {type(estimator).__name__} is wrong", faults))
+    with_fresh_modules(template, 0)  # nothing that the target learned is in a key either
     if settings:
         template.set_params(**settings)
+    strict = ", ".join(title_of(name, part) for name, part in strict_encoders(template).items())
+    unseen = f"a category that a reference never saw counts as none of those it knows ({strict})" if strict else ""
     walk = Walk()
     described = estimator_form(template, walk, harmless)
     spec = {"estimator": described, "task": task, "versions": _versions(template)}
-    return Recipe("sklearn", spec, template, source, walk.code())
+    return Recipe("sklearn", spec, template, ", ".join(filter(None, (source, unseen))), walk.code())
 
 
 def harmless(estimator: Any) -> frozenset[str]:
@@ -98,6 +112,8 @@ def _versions(estimator: Any) -> dict[str, str]:
 def with_seed(estimator: Any, seed: int) -> Any:
     """A clone with every `random_state` inside set from `seed`, also where it was fixed: references must vary.
 
+    Torch modules among its parameters are re-initialised from `seed` too.
+
     >>> from sklearn.linear_model import LogisticRegression
     >>> with_seed(LogisticRegression(random_state=0), 7).random_state != 0
     True
@@ -107,7 +123,22 @@ def with_seed(estimator: Any, seed: int) -> Any:
     for name in names:
         own = np.random.SeedSequence([seed & 0xFFFFFFFF, zlib.crc32(name.encode())])
         fresh.set_params(**{name: int(own.generate_state(1)[0] >> 1)})
-    return fresh
+    return with_fresh_modules(fresh, seed)
+
+
+def _fitted_on_first(estimator: Any, data: Records, seed: int) -> Any:
+    """An estimator around a torch module, fitted on the records in the first type that the module takes."""
+    problem: Exception | None = None
+    for form in forms_for_torch(data.x):
+        try:
+            with seeded(seed):
+                return with_seed(estimator, seed).fit(form, data.y)
+        except (RuntimeError, TypeError, IndexError) as error:
+            problem = problem or error
+    raise RecipeError(
+        f"The module inside {type(estimator).__name__} does not take the records: {problem}. Log them as it was "
+        "trained on them."
+    ) from problem
 
 
 def with_jobs(estimator: Any, threads: int) -> Any:
@@ -138,7 +169,20 @@ class SklearnTrainer(OneByOne):
         estimator = with_seed(recipe.template, seed)
         if boosting.needs_indices(estimator):
             return boosting.fit(estimator, data.x, data.y)
-        return estimator.fit(data.x, data.y)
+        if holds_torch(estimator):
+            return _fitted_on_first(estimator, data, seed)
+        strict = strict_encoders(estimator)
+        try:
+            fitted = estimator.fit(data.x, data.y)
+        except ValueError as error:
+            if not strict or "unknown categor" not in str(error).lower():
+                raise
+            raise RecipeError(
+                f"A reference model cannot be trained: {', '.join(title_of(*one) for one in strict.items())} meets a "
+                f"category in one part of its data that it did not see in another ({error}). Train the model with "
+                'handle_unknown="ignore" in that step, or pass train_fn.'
+            ) from error
+        return with_lenient_encoders(fitted) if strict else fitted
 
     def save(self, recipe: Recipe, model: Any, folder: Path) -> bool:
         """Writes skops, or the booster's own format; False for what neither can hold safely, such as trees."""
