@@ -12,14 +12,14 @@ from mlflow_privacy.trainers.machine import Machine, free_memory, usable_cores
 from mlflow_privacy.types import Recipe, Records
 
 # Seconds until a fresh worker process has imported what it needs, on an idle core.
-_START_SECONDS = {"sklearn": 2.0}
+_START_SECONDS = {"sklearn": 2.0, "booster": 2.0}
 _START_SECONDS_TORCH = 3.0
 _GAIN = 0.8  # workers must promise at least a fifth less time, or they are not worth their start
 _WORKER_BYTES = 2**29  # an interpreter with torch
 # Of what a second core could add to a convolution, the share that a second thread does: threads mostly wait there.
 _CONVOLUTION_EFFICIENCY = 0.3
 _ON_ACCELERATORS = frozenset({"torch", "fast_resnet", "transformers"})
-_OURS = _ON_ACCELERATORS | {"sklearn", "callable"}  # what recipes of other kinds use, nobody knows
+_OURS = _ON_ACCELERATORS | {"sklearn", "booster", "callable"}  # what recipes of other kinds use, nobody knows
 
 
 @dataclasses.dataclass(frozen=True)

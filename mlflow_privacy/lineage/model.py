@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.lineage.loading import load_pyfunc
 from mlflow_privacy.lineage.text_model import text_model
+from mlflow_privacy.trainers.booster.trainer import boosted_of
 from mlflow_privacy.types import AuditedModel
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def load_model(model: Any, *, loaded: Any = None, client: Any = None) -> LoadedM
 
 
 def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
-    """The flavor and its own object: an estimator, a torch module or a language model, else the pyfunc model itself.
+    """The flavor and its own object: estimator, booster, torch module or language model, else the pyfunc model itself.
 
     A registered `PythonModel` stays a pyfunc model: only its `predict` is under audit. One that holds a language model
     is audited as that, since texts that it writes say little.
@@ -110,7 +111,7 @@ def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
     language_model = text_model(loaded)
     if language_model is not None:
         return "transformers", language_model
-    for flavor in ("sklearn", "xgboost", "lightgbm", "pytorch"):
+    for flavor in ("sklearn", "xgboost", "lightgbm", "catboost", "pytorch"):
         if flavor not in flavors:
             continue
         try:
@@ -119,6 +120,9 @@ def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
             break
         if flavor == "pytorch" and hasattr(raw, "named_parameters"):
             return flavor, raw
+        boosted = boosted_of(raw)
+        if boosted is not None:
+            return flavor, boosted
         if flavor != "pytorch" and hasattr(raw, "get_params") and hasattr(raw, "fit"):
             return flavor, raw
         break

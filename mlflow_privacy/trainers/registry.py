@@ -21,6 +21,7 @@ _OURS = {
     "torch": "mlflow_privacy.trainers.torch.trainer:TorchTrainer",
     "fast_resnet": "mlflow_privacy.trainers.fast_resnet.trainer:FastResNetTrainer",
     "transformers": "mlflow_privacy.trainers.text.trainer:TransformersTrainer",
+    "booster": "mlflow_privacy.trainers.booster.trainer:BoosterTrainer",
     "callable": "mlflow_privacy.trainers.callable:CallableTrainer",
 }
 
@@ -81,8 +82,9 @@ def make_recipe(
 
     A `train_fn` always wins. Else a scikit-learn estimator (or one with its API, such as `XGBClassifier`) is cloned
     and fitted, a PyTorch module is re-initialised and trained with `settings`, and a `LanguageModel` is fine-tuned from
-    its base checkpoint. A model whose `trainer_kind` names a registered trainer goes to that one first; for any other
-    model, and for what lies inside an MLflow pyfunc model, the trainers that others have registered are asked.
+    its base checkpoint, a native booster is trained with its library's own function. A model whose `trainer_kind`
+    names a registered trainer goes to that one first; for any other model, and for what lies inside an MLflow pyfunc
+    model, the trainers that others have registered are asked.
 
     Args:
       model: the target: an estimator, a pipeline, a module; may be None with `train_fn`.
@@ -151,6 +153,8 @@ def _kind_of(model: Any) -> str:
         from mlflow_privacy.trainers.torch.reinit import plain_module
 
         model = plain_module(model)
+    if type(model).__name__ == "Booster" or type(model).__module__.partition(".")[0] == "catboost":
+        return "booster"
     kind = getattr(model, "trainer_kind", "")
     return kind if isinstance(kind, str) else ""
 
@@ -188,14 +192,19 @@ def others_model(model: Any) -> Any:
 
 def _no_recipe(model: Any) -> str:
     """Why there is none for a model that no trainer knows, with the remedy."""
-    name = f"{type(model).__module__}.{type(model).__qualname__}"
-    remedy = 'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
-    if type(model).__name__ == "Booster" and name.startswith(("xgboost.", "lightgbm.")):
-        return (
-            f"A raw {name} does not hold the parameters it was trained with. Log the model through the scikit-learn "
-            f"API ({name.partition('.')[0]}'s Classifier or Regressor), or pass {remedy}"
-        )
+    inner = others_model(model)
+    name = f"{type(inner).__module__}.{type(inner).__qualname__}"
+    what = "it is neither a scikit-learn estimator nor a PyTorch module, and no registered trainer knows it"
+    loader = str(getattr(model, "loader_module", "") or "")
+    if inner is model and loader.startswith("mlflow.") and not loader.startswith("mlflow.pyfunc"):
+        name = f"model of the flavor {loader.removeprefix('mlflow.')}"
+        what = "it holds what was learned, not how"
+    elif type(inner).__name__ == "Booster" or type(inner).__name__.startswith("CatBoost"):
+        what = "its objective is neither of classes nor of numbers, or it has features of categories or many outputs"
     return (
-        f"Reference models like a {name} cannot be trained: it is neither a scikit-learn estimator nor a PyTorch "
-        f"module, and no registered trainer knows it. Pass a function train_fn(x, y, seed) -> model in {remedy}"
+        f"Reference models like a {name} cannot be trained: {what}. Say how with a function "
+        "train_fn(x, y, seed) -> model: "
+        'log_lineage(recipe={"train_fn": "my_package.train"}) in the training run and '
+        'allow_code=["my_package.train"] in the audit, or the function itself in '
+        'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
     )

@@ -110,12 +110,80 @@ def test_damaged_file_is_refused(tmp_path, library, content):
 
 
 @BOTH
-def test_raw_booster_is_refused_with_the_remedy(library):
+def test_raw_booster_of_a_ranker_is_refused_with_the_lines_of_lineage_that_help(library):
     data = blobs(2)
-    model = estimators(library)[0].fit(data.x, data.y)
-    booster = model.get_booster() if library == "xgboost" else model.booster_
-    with pytest.raises(RecipeError, match=r"scikit-learn API.*train_fn"):
+    if library == "xgboost":
+        import xgboost
+
+        train = xgboost.DMatrix(data.x, data.y)
+        train.set_group([len(data)])
+        booster = xgboost.train({"objective": "rank:ndcg"}, train, 2)
+    else:
+        import lightgbm
+
+        train = lightgbm.Dataset(data.x, data.y, group=[len(data)])
+        booster = lightgbm.train({"objective": "lambdarank", "verbose": -1}, train, 2)
+    with pytest.raises(RecipeError, match=r"Booster cannot be trained.*log_lineage\(recipe=\{\"train_fn\".*allow_code"):
         make_recipe(booster, None, task="classification")
+
+
+def stopped(library):
+    """An estimator that a validation set has stopped, and the rounds that its predictions use."""
+    data = blobs(2)
+    rng = np.random.default_rng(1)
+    y = np.where(rng.random(len(data)) < 0.3, 1 - data.y, data.y)
+    early = {"early_stopping_rounds": 3, "n_estimators": 200, "learning_rate": 0.5}
+    model = estimators(library, **early)[0]
+    model.fit(data.x[:80], y[:80], eval_set=[(data.x[80:], y[80:])])
+    return model, (model.best_iteration + 1 if library == "xgboost" else model.best_iteration_)
+
+
+@BOTH
+@pytest.mark.parametrize("within", [False, True], ids=["alone", "in a pipeline"])
+def test_references_of_a_stopped_estimator_train_the_rounds_that_it_kept(library, within, caplog):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model, rounds = stopped(library)
+    assert 0 < rounds < 150
+    data = blobs(2)
+    with caplog.at_level("INFO"):
+        recipe = make_recipe(make_pipeline(StandardScaler(), model) if within else model, task="classification")
+    reference = next(trainer_for(recipe).train(recipe, data, halves(), [1, 2]))
+    reference = reference.steps[-1][1] if within else reference
+    made = reference.get_booster().num_boosted_rounds() if library == "xgboost" else reference.booster_.num_trees()
+    assert made == rounds
+    assert f"without an early stop, for {rounds} rounds" in recipe.source
+    assert f"for {rounds} rounds" in caplog.text
+
+
+def test_a_stop_by_callback_counts_too():
+    lightgbm = pytest.importorskip("lightgbm")
+    data = blobs(2)
+    model = lightgbm.LGBMClassifier(n_estimators=300, learning_rate=0.5, verbose=-1, min_child_samples=2)
+    stop = lightgbm.early_stopping(2, verbose=False)
+    model.fit(data.x[:80], data.y[:80], eval_set=[(data.x[80:], data.y[80:])], callbacks=[stop])
+    recipe = make_recipe(model, task="classification")
+    assert recipe.spec["estimator"]["params"]["n_estimators"] == model.best_iteration_ < 300
+
+
+@BOTH
+def test_an_early_stop_of_unknown_rounds_is_named_and_can_be_said(library):
+    model = estimators(library, early_stopping_rounds=3)[0]
+    with pytest.raises(RecipeError, match=r"stops early \(early_stopping_rounds\).*recipe=\{\"n_estimators\": ...\}"):
+        make_recipe(model, task="classification")
+    recipe = make_recipe(model, {"n_estimators": 7}, task="classification")
+    assert recipe.template.get_params()["n_estimators"] == 7
+    next(trainer_for(recipe).train(recipe, blobs(2), halves(), [1, 2]))
+
+
+@BOTH
+def test_an_estimator_that_never_stops_keeps_its_recipe(library):
+    model = estimators(library)[0]
+    before = recipe_digest(make_recipe(model, task="classification"))
+    data = blobs(2)
+    fitted = model.fit(data.x, data.y)
+    assert recipe_digest(make_recipe(fitted, task="classification")) == before
 
 
 @BOTH
