@@ -81,12 +81,15 @@ def sklearn_recipe(estimator: Any, settings: Mapping[str, Any], *, task: Task, s
     with_fresh_modules(template, 0)  # nothing that the target learned is in a key either
     if settings:
         template.set_params(**settings)
+    note = boosting.without_early_stopping(estimator, template, settings)
+    if note:
+        _logger.info("Reference models of this %s are trained %s.", type(estimator).__name__, note)
     strict = ", ".join(title_of(name, part) for name, part in strict_encoders(template).items())
     unseen = f"a category that a reference never saw counts as none of those it knows ({strict})" if strict else ""
     walk = Walk()
     described = estimator_form(template, walk, harmless)
     spec = {"estimator": described, "task": task, "versions": _versions(template)}
-    return Recipe("sklearn", spec, template, ", ".join(filter(None, (source, unseen))), walk.code())
+    return Recipe("sklearn", spec, template, ", ".join(filter(None, (source, note, unseen))), walk.code())
 
 
 def harmless(estimator: Any) -> frozenset[str]:
