@@ -5,6 +5,7 @@ called here as it is: `from mlflow_privacy.attacks import rmia`. `ATTACKS` holds
 takes further ones through the decorator `attack`.
 """
 
+from mlflow_privacy.attacks.bavaria import bavaria, bavaria_offline
 from mlflow_privacy.attacks.definition import Attack
 from mlflow_privacy.attacks.gap import gap
 from mlflow_privacy.attacks.language import (
@@ -40,6 +41,8 @@ __all__ = [
     "attack_r",
     "available",
     "base_ratio",
+    "bavaria",
+    "bavaria_offline",
     "check_options",
     "default_attacks",
     "extra_signals",

@@ -128,7 +128,7 @@ def _gaussians(
     for side in sides:
 
         def fit(s: slice, side: bool = side) -> tuple[Array, Array, Array]:
-            return _moments(reference[s], member[s] if side else ~member[s])
+            return record_moments(reference[s], member[s] if side else ~member[s])
 
         mean, square, count = (xp.concat(parts) for parts in zip(*each_chunk(fit, n, m, reference)))
         pooled = _pooled_variance(mean, square, count)
@@ -145,7 +145,7 @@ def _gaussians(
     return fits
 
 
-def _moments(reference: Array, chosen: Array) -> tuple[Array, Array, Array]:
+def record_moments(reference: Array, chosen: Array) -> tuple[Array, Array, Array]:
     """Mean, sum of squared deviations from it, and count of the chosen signals of each record."""
     xp = namespace(reference, chosen)
     phi, weight = as_float64(reference), xp.astype(chosen, xp.float64)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_privacy.attacks.averages import DEFAULT_A
+from mlflow_privacy.attacks.bavaria import bavaria, bavaria_offline
 from mlflow_privacy.attacks.definition import Attack
 from mlflow_privacy.attacks.gap import gap
 from mlflow_privacy.attacks.language import (
@@ -29,6 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _RMIA = "Zarifzadeh, Liu and Shokri (2024), https://arxiv.org/abs/2312.03262"
 _LIRA = "Carlini et al. (2022), https://arxiv.org/abs/2112.03570"
+_BAVARIA = "Brännvall (2026), https://arxiv.org/abs/2603.11799"
 _YE = "Ye et al. (2022), https://arxiv.org/abs/2111.09679"
 _YEOM = "Yeom et al. (2018), https://arxiv.org/abs/1709.01604"
 _CARLINI = "Carlini et al. (2021), https://arxiv.org/abs/2012.07805"
@@ -99,6 +101,25 @@ OWN: dict[str, Attack] = {
             "Black box with confidences, offline: reference models trained without the record; at its best with 64 "
             "and more.",
             _LIRA,
+        ),
+        Attack(
+            "bavaria",
+            "BaVarIA",
+            bavaria,
+            ("target", "reference", "member"),
+            frozenset({"reference", "in", "out"}) | _CONFIDENCE,
+            "Black box with confidences, online: reference models with and without each record; few do, since the "
+            "variances of records are shrunk towards those of all.",
+            _BAVARIA,
+        ),
+        Attack(
+            "bavaria_offline",
+            "BaVarIA (offline)",
+            bavaria_offline,
+            ("target", "reference", "member"),
+            frozenset({"reference", "out"}) | _CONFIDENCE,
+            "Black box with confidences, offline: reference models trained without the record; as BaVarIA, few do.",
+            _BAVARIA,
         ),
         Attack(
             "reference",
