@@ -29,6 +29,7 @@ _REGRESSION_OBJECTIVES = (
 )
 _CLASSIFICATION_OBJECTIVES = ("binary:", "binary", "multi:", "multiclass", "softmax", "cross_entropy", "xentropy")
 _CLASSES_OF_STATSMODELS = ("Logit", "Probit", "MNLogit", "OrderedModel", "ConditionalLogit")
+_FORECASTERS = ("prophet.", "pmdarima.", "statsmodels.tsa.", "sktime.", "neuralprophet.", "orbit.")
 _MANY_LABELS = 20
 
 
@@ -74,7 +75,8 @@ def model_kind(native: Any) -> Task | None:
     """What a model is or says of itself; None if it says nothing.
 
     Raises:
-      SignalError: it groups records or looks for outliers: its outputs are no labels, whatever numbers they are.
+      SignalError: it groups records or looks for outliers: its outputs are no labels, whatever numbers they are; or it
+        forecasts a series.
 
     >>> from sklearn.linear_model import LogisticRegression, PoissonRegressor
     >>> model_kind(LogisticRegression()), model_kind(PoissonRegressor()), model_kind(None)
@@ -89,6 +91,12 @@ def model_kind(native: Any) -> Task | None:
             f"A {type(inner).__qualname__} is no model of labels: it {_DOES[kind]}, and the numbers that it gives are "
             "no predictions of the labels, even where some are equal to one. An audit needs a model that predicts the "
             "labels of its records (a classifier or a regressor): log the pipeline that ends with one."
+        )
+    if type(inner).__module__.startswith(_FORECASTERS):
+        raise SignalError(
+            f"A {type(inner).__module__.partition('.')[0]} {type(inner).__name__} forecasts a series: what it says "
+            "of a day depends on all days before, and no record was trained on by itself, so that there are no members "
+            "to tell from others. Audits are of models that predict one record from its columns."
         )
     objective = _objective(inner)
     if objective.startswith(_CLASSIFICATION_OBJECTIVES):

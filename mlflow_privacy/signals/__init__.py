@@ -145,12 +145,16 @@ def outputs_reading(
     device: str = "auto",
     batch_size: int = 1024,
 ) -> Reading | None:
-    """Whether a PyTorch classifier gives logits or probabilities; None for any other model. See `module_reading`.
+    """Whether a PyTorch classifier gives logits or probabilities; see `module_reading`. None for any other model.
+
+    But a Keras model whose compiled loss says `from_logits` gives logits.
 
     An audit decides it once, on the audited model, and reads every model on every record so.
     """
     if isinstance(model, LanguageModel):
         return None
+    if getattr(getattr(inner_model(model), "loss", None), "from_logits", None) is True:
+        return "logits"
     model, torch = _native(model), sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
         return None

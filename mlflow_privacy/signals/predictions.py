@@ -5,6 +5,7 @@
 | an array, a list, a Series | all of it |
 | a frame or dict with columns named after the labels, or these with something around them (`prob_yes`) | these |
 | a frame or dict of a label and the probability of it, or of the second of two classes | told apart by the labels |
+| a mapping a record, from label to probability or with a label and a score | as of a frame |
 | a dict of labels and of one mapping a record from label to probability, as ONNX classifiers have it | the mappings |
 | a dict or frame of labels and one array of numbers (n, c) | the array |
 | anything else | what `output` names |
@@ -48,6 +49,9 @@ def table_of(output: Any, n: int) -> Table:
         if not output:
             raise SignalError("The model's predict gives an empty dict.")
         return _named(output, n)
+    if isinstance(output, (list, tuple)) and output and all(isinstance(row, Mapping) for row in output):
+        keys = dict.fromkeys(key for row in output for key in row)
+        return _named({key: [row.get(key) for row in output] for key in keys}, n)
     return Table((_array(output, n),), None)
 
 
@@ -104,10 +108,13 @@ def predictions(table: Table, said: Sequence[str], pool: np.ndarray | None) -> t
         both = _label_and_score(list(names.values()), labels)
         if both is not None:
             return both, None
-        if not all(column.dtype.kind in "biuf" for column in names.values()):
+        plain = [column for column in names.values() if column.ndim == 1 and column.dtype.kind in "biuf"]
+        if not len(names) == len(plain) == len(labels):
             raise SignalError(
-                f"Which of the model's outputs {_some(names)} are the probabilities is not clear. {_REMEDY}"
+                f"Which of the model's outputs {_some(names)} are the probabilities of the labels {_some(labels)} is "
+                f"not clear. {_REMEDY}"
             )
+        return _stacked(plain), None  # in the order of the labels
     return _stacked(list(names.values())), list(table.names)
 
 
@@ -139,11 +146,6 @@ def _of_objects(value: Any) -> bool:
 def _array(value: Any, n: int) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    if isinstance(value, (list, tuple)) and len(value) and any(isinstance(v, Mapping) for v in value):
-        raise SignalError(
-            "The model's predict gives one mapping a record. Have it give a frame of probabilities with a column for "
-            "each label."
-        )
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -84,6 +84,7 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
         *("--holdout", "b.csv", "--targets", "y", "--recipe", recipe, "--seed", 3, "--batch-size", 64),
         *("--slice", "age", "--slice", "region", "--show-records", "--class", "yes", "--class", "no"),
         *("--auditor", "Ada", "--people", "120", "--dpia", dpia),
+        *("--task", "classification", "--output", "p_yes", "--output", "p_no"),
     )
     assert result.exit_code == 0, result.output
     assert audited == {
@@ -99,6 +100,8 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
         "slices": ["age", "region"],
         "classes": ["yes", "no"],
         "show_records": True,
+        "task": "classification",
+        "output": ["p_yes", "p_no"],
         "auditor": "Ada",
         "people": 120,
         "dpia": {"purposes": "Credit decisions."},
@@ -107,6 +110,11 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     assert "0.700 [0.650, 0.750]" in result.output
     assert "not resolvable" in result.output  # TPR at 0.1 % FPR
     assert "Blind baseline" in result.output
+
+
+def test_logits_are_said_in_a_word(call, audited):
+    assert call("audit", "models:/m/1", "--output", "logits").exit_code == 0
+    assert audited["output"] == "logits"
 
 
 @pytest.fixture

@@ -132,6 +132,27 @@ def test_whole_numbers_of_a_regressor_are_amounts():
     assert settle(RNG.poisson(3, 40), PoissonRegressor()).task == "regression"
 
 
+def test_what_statsmodels_fits_says_its_family():
+    api = pytest.importorskip("statsmodels.api")
+    binary = (LABEL > 0).astype(int)
+    assert model_kind(api.OLS(X[:, 0], X[:, 1:]).fit()) == "regression"
+    assert model_kind(api.Logit(binary, X).fit(disp=0)) == "classification"
+    assert model_kind(api.GLM(binary, X, family=api.families.Binomial()).fit()) == "classification"
+    assert model_kind(api.GLM(LABEL, X, family=api.families.Poisson()).fit()) == "regression"
+    series = api.tsa.AutoReg(X[:, 0], 1).fit()
+    with pytest.raises(SignalError, match="forecasts a series"):
+        model_kind(series)
+
+
+def test_forecasters_have_no_members():
+    class Prophet:
+        pass
+
+    Prophet.__module__ = "prophet.forecaster"
+    with pytest.raises(SignalError, match="A prophet Prophet forecasts a series"):
+        settle(X[:, 0], Prophet())
+
+
 def test_native_boosters_say_their_objective():
     xgboost = pytest.importorskip("xgboost")
     data = xgboost.DMatrix(X, label=LABEL)
