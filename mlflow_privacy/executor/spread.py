@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
@@ -59,10 +58,11 @@ def train_missing(
     if plan.executor == "local":
         with contextlib.closing(train_group(job, positions, keep, _report(moved, 0, len(positions)))) as trained:
             if plan.measure:
-                clock, cpu = time.perf_counter(), time.process_time()
-                yield next(trained)
-                seconds = time.perf_counter() - clock, time.process_time() - cpu
-                plan = after_first(plan, work, machine, n_workers, seconds=seconds[0], cpu_seconds=seconds[1])
+                first = next(trained)
+                yield first
+                # Without what it took to keep it: this process keeps them all, whoever trains them.
+                spent = {"seconds": first.seconds, "cpu_seconds": first.cpu_seconds}
+                plan = after_first(plan, work, machine, n_workers, **spent)
                 _logger.info("The other reference models are trained %s", plan)
             if plan.executor == "local":
                 yield from trained

@@ -65,7 +65,8 @@ class Trained:
       position: among the missing ones of the job.
       outputs: of the model.
       run_id: of the run that keeps it; None if nobody has kept it yet.
-      started, seconds: of training and questions.
+      started, seconds: of training and questions, without what it takes to keep it.
+      cpu_seconds: that all threads of the process spent in that time.
       weights: folder with the files of a worker's model; None if it has no safe form, or is kept.
       model: a worker's estimator, which the caller writes: to import what writes it takes longer than many trainings.
     """
@@ -77,6 +78,7 @@ class Trained:
     seconds: float
     weights: Path | None = None
     model: Any = None
+    cpu_seconds: float = 0.0
 
 
 def split_means(outputs: ModelOutputs, members: np.ndarray) -> dict[str, float]:
@@ -121,13 +123,14 @@ def train_group(
     seeds = [job.keys[position].train_seed for position in positions]
     rows = job.rows[list(positions)]
     models = trainer.train(job.recipe, job.pool, rows, seeds, device=job.device, progress=progress)
-    started = time.time()
+    started, cpu = time.time(), time.process_time()
     for position, model in zip(positions, models, strict=True):
         outputs = job.outputs(model)
+        spent = time.time() - started, time.process_time() - cpu
         run_id = keep(position, outputs, functools.partial(trainer.save, job.recipe, model), started)
         own = model if with_model else None
-        yield Trained(position, outputs, run_id, started, time.time() - started, model=own)
-        started = time.time()
+        yield Trained(position, outputs, run_id, started, spent[0], model=own, cpu_seconds=spent[1])
+        started, cpu = time.time(), time.process_time()
 
 
 def work(job: Job, positions: Sequence[int], *, collect: bool = True) -> tuple[list[Trained], list[Line]]:

@@ -14,6 +14,7 @@ import sklearn
 from sklearn.base import clone
 
 from mlflow_privacy.errors import RecipeError, nearest
+from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.seeding import seeded
 from mlflow_privacy.trainers import boosting
 from mlflow_privacy.trainers.base import OneByOne
@@ -191,7 +192,7 @@ class SklearnTrainer(OneByOne):
         """Writes skops, or the booster's own format; False for what neither can hold safely, such as trees."""
         if boosting.is_boosted(model):
             return boosting.save(model, folder)
-        return save_estimator(model, folder)
+        return save_estimator(model, folder, recipe=recipe_digest(recipe))
 
     def load(self, recipe: Recipe, folder: Path) -> Any:
         if boosting.is_boosted(recipe.template):

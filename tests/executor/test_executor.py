@@ -359,3 +359,18 @@ def test_questions_travel_without_the_live_objects_of_the_options():
     assert there.options.batch_size == 7
     assert there.options.model_fields_set == {"batch_size"}
     assert ask.options is options
+
+
+def test_whether_workers_pay_is_decided_without_the_time_of_keeping(store, caplog, monkeypatch):
+    save = MemoryStore.save
+
+    def slowly(self, *args, **kwargs):
+        time.sleep(0 if self.saved else 2.5)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryStore, "save", slowly)
+    monkeypatch.setattr("mlflow_privacy.executor.plan.usable_cores", lambda: 2)
+    with caplog.at_level(logging.INFO, logger="mlflow_privacy"):
+        train(table(), make_recipe(LogisticRegression(), task="classification"), store, "auto", count=8)
+    told = next(line for line in caplog.messages if line.startswith("The other reference models are trained"))
+    assert "in this process: the first took 0." in told  # if keeping counted, 7 more: 18 s here, 12 s there
