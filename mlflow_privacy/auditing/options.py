@@ -79,6 +79,7 @@ class AuditOptions(LineageOptions):
     dpia: Mapping[str, str | None] = Field(default_factory=dict)
     # Where results go.
     write_back: bool = True
+    experiment: str | None = None
     headline: str | None = None
 
     @property

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of inference.")
 @click.option("--slice", "slices", multiple=True, metavar="COLUMN", help="Show the risk by this column, repeatable.")
 @click.option("--show-records", is_flag=True, help="Show the content of the most exposed records in the report.")
+@click.option("--experiment", help="MLflow experiment of the audit. Default: the active one, or that of the model.")
 @click.option("--auditor", help="Who audits, for the report. Default: MLflow's user.")
 @click.option("--people", metavar="NUMBER|COLUMN", help="How many people the training data is of, or who names them.")
 @click.option(

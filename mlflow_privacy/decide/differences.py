@@ -24,7 +24,7 @@ _MAX_RELABELLED = 0.01
 _WORST = 20
 # Settings that change no score, or that are compared in another way.
 _NEUTRAL = {"device", "batch_size", "progress", "write_back", "headline", "allow_digest_mismatch", "allow_code"}
-_NEUTRAL |= {"auditor", "people", "dpia"}  # of the report alone
+_NEUTRAL |= {"auditor", "people", "dpia", "experiment"}  # of the report alone, and where it lies
 _NEUTRAL |= {"targets", "attacks", "confidence", "fprs", "attack_options", "blind_baseline", "thresholds"}
 _NEUTRAL |= {"num_ref_models", "num_queries", "verify_references"}  # what was asked; `references` says what it came to
 

@@ -96,6 +96,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     from mlflow_privacy.lineage import resolve_target
     from mlflow_privacy.lineage.loading import load_pyfunc
     from mlflow_privacy.report.dpia import check_texts
+    from mlflow_privacy.store.experiments import home_of_audit, run_in
     from mlflow_privacy.store.inputs import patient_inputs
 
     started = time.perf_counter()
@@ -143,9 +144,10 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         mlflow_logs=model_id is not None,
         seconds=time.perf_counter() - started,
     )
+    home = home_of_audit(mlflow.MlflowClient(), target.model, options.experiment)
     token = REQUEST.set(request)
     try:
-        with patient_inputs():
+        with patient_inputs(), run_in(home, may_fall_back=options.experiment is None):
             result = original(**call)
     finally:
         REQUEST.reset(token)

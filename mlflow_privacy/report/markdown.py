@@ -26,6 +26,7 @@ _BEGIN = r"<!--[ \t]*mlflow-privacy:begin[ \t]*-->"
 _BLOCK = re.compile(rf"(?:{TITLE} )?{_BEGIN}(?:(?!{_BEGIN}).)*?<!--[ \t]*mlflow-privacy:end[ \t]*-->", re.DOTALL)
 # The registry's SQL column; counted in characters.
 DESCRIPTION_LIMIT = 5000
+_REPORT = "privacy_report.html"  # at the root of the run's files
 _TABLE_FPRS = (0.1, 0.01, 0.001)
 
 
@@ -174,4 +175,5 @@ def _link(experiment_id: str | None, run_id: str | None) -> str:
     """A link that MLflow's own pages resolve, wherever the server is."""
     if not (experiment_id and run_id and re.fullmatch(r"[\w-]+", experiment_id) and re.fullmatch(r"[\w-]+", run_id)):
         return ""
-    return f"[Audit run](#/experiments/{experiment_id}/runs/{run_id})"
+    run = f"#/experiments/{experiment_id}/runs/{run_id}"
+    return f"[Report]({run}/artifacts/{_REPORT}) · [Audit run]({run})"

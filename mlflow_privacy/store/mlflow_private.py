@@ -58,6 +58,16 @@ def rebind_evaluate(original: Any, wrapped: Any) -> None:
             setattr(sys.modules[module], name, wrapped)
 
 
+def nobody_chose_an_experiment() -> bool:
+    """Whether a run that was opened now would go to the default experiment; False where MLflow does not tell it."""
+    try:
+        from mlflow.tracking.default_experiment import DEFAULT_EXPERIMENT_ID
+        from mlflow.tracking.fluent import _get_experiment_id
+    except ImportError:
+        return False
+    return _get_experiment_id() == DEFAULT_EXPERIMENT_ID
+
+
 def know_inputs(active: ActiveRun, inputs: RunInputs) -> None:
     """Tells this process's record of the active run which inputs it has; otherwise MLflow sends them again."""
     if hasattr(active, "_inputs"):

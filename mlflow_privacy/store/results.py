@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Run, RunTag
+from mlflow.entities import DatasetInput, LoggedModelInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from mlflow_privacy.errors import ConfigError, StoreError
@@ -98,6 +98,7 @@ def publish(
         if log_metrics:
             _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
         _tag_run(client, run, result)
+        _log_params(client, run, result)
         if write_back and result.model.model_id:
             model_id = result.model.model_id
             for name in RUN_ONLY:
@@ -278,6 +279,28 @@ def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
     }
     entities = [RunTag(key, plain_text(v, 1000) if key != NOTE_TAG else v) for key, v in tags.items() if v]
     client.log_batch(run.info.run_id, tags=entities, synchronous=True)
+
+
+def _log_params(client: MlflowClient, run: Run, result: AuditResult) -> None:
+    """What the audit ran with, as parameters: columns of the list of runs, by which audits compare.
+
+    MLflow never changes a parameter. In a run that has them from an audit before, they stay as they are.
+    """
+    references = result.references
+    values = {
+        "references": references.get("n"),
+        "reference_fraction": references.get("fraction"),
+        "random_seed": result.options.get("random_seed"),
+        "attacks": ", ".join(attack.name for attack in result.attacks),
+        "members": int(result.membership.sum()),
+        "nonmembers": int((~result.membership).sum()),
+        "game": ", ".join(result.games) or "membership",
+    }
+    params = [Param(f"{FOLDER}/{key}", str(value)) for key, value in values.items() if value is not None]
+    if any(run.data.params.get(param.key, param.value) != param.value for param in params):
+        _logger.info("The parameters of run %s stay those of its first audit.", run.info.run_id)
+        return
+    client.log_batch(run.info.run_id, params=params, synchronous=True)
 
 
 def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:

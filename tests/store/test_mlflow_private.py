@@ -50,6 +50,14 @@ def test_without_import_hooks_the_hook_runs_if_evaluation_is_imported_already(im
     assert seen == ([module] if imported else [])
 
 
+def test_mlflow_still_tells_which_experiment_a_run_would_go_to(tracking, monkeypatch):
+    assert not private.nobody_chose_an_experiment()
+    mlflow.set_experiment(experiment_id="0")
+    assert private.nobody_chose_an_experiment()
+    hide(monkeypatch, "mlflow.tracking.default_experiment")
+    assert not private.nobody_chose_an_experiment()
+
+
 def test_mlflow_still_binds_evaluate_to_no_other_names():
     from mlflow_privacy.evaluators.hook import _MARK, install_privacy_meter_hook
 
