@@ -17,6 +17,7 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.classes import plain_classes
+from mlflow_privacy.lineage.drawn import rows_of_part
 from mlflow_privacy.lineage.files import read_path, write_table
 from mlflow_privacy.lineage.manifest import (
     FOLDER,
@@ -304,7 +305,10 @@ def _log_data(
         source = _artifact_source(client, files.home, f"{folder}/{path.name}")
     else:
         if uri is not None and not isinstance(data, (str, Path)):
-            entry, source = _checked_reference(entry, table, uri, source, role)
+            entry, drawn = _checked_reference(entry, table, uri, role)
+            if drawn is not None:
+                rows = {role: drawn} if rows is None else {part: drawn[index] for part, index in rows.items()}
+                canary_rows = None if canary_rows is None else np.sort(drawn[canary_rows])
         else:
             entry = dataclasses.replace(entry, sha256=table_digest(table))
         source = source or _source_of_uri(uri)
@@ -357,15 +361,18 @@ def _uri_of(data: Any) -> tuple[str | None, Any]:
     return (_absolute(str(uri)), source) if uri else (None, source if hasattr(source, "to_json") else None)
 
 
-def _checked_reference(entry: Entry, table: Table, uri: str, source: Any, role: str) -> tuple[Entry, Any]:
-    """A reference is kept only if reading it gives the data: else the audit could never verify it."""
+def _checked_reference(entry: Entry, table: Table, uri: str, role: str) -> tuple[Entry, np.ndarray | None]:
+    """A reference is kept only if reading it gives the data, or a part of it whose row numbers are returned."""
     read = as_table(read_uri(uri), targets=entry.targets, what=role)
+    drawn = None
     if len(read) != len(table):
-        raise LineageError(
-            f"{role} has {len(table)} rows, but its source {uri} has {len(read)}: pass the URI itself as {role}= and "
-            "the rows that were used as row_indices=."
-        )
-    return dataclasses.replace(entry, sha256=table_digest(read)), source
+        drawn = rows_of_part(table, read)
+        if drawn is None:
+            raise LineageError(
+                f"{role} has {len(table)} rows, but its source {uri} has {len(read)}, and not all of these rows are "
+                f"among them: pass the URI itself as {role}= and the rows that were used as row_indices=."
+            )
+    return dataclasses.replace(entry, n=len(read), sha256=table_digest(read)), drawn
 
 
 def _absolute(uri: str) -> str:

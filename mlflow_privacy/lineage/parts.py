@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from mlflow_privacy.lineage.manifest import (
 )
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.places import Places
+from mlflow_privacy.lineage.records import index_columns
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
 
@@ -186,7 +188,8 @@ def gather(
         covered |= {"train", "holdout"}
     for role in ROLES:
         if role not in covered:
-            parts.extend(_input_parts(role, [i for i in inputs if i.role == role], options, problems, places))
+            of_role = [i for i in inputs if i.role == role]
+            parts.extend(_input_parts(role, of_role, options, problems, places, _rows_together(inputs)))
     return parts
 
 
@@ -202,6 +205,10 @@ def _given_parts(
     part = Part(role, table, role, role, source, None, "given", targets=options.targets, text=text, prompt=prompt)
     if entry is None or entry.sha256 is None:
         return [part]
+    if table_digest(table) != entry.sha256 and table.is_frame and (strays := index_columns(table.x)):
+        plain = dataclasses.replace(table, x=table.x.drop(columns=strays))
+        if table_digest(plain) == entry.sha256:  # the file got the index of the frame as a column
+            table, part = plain, dataclasses.replace(part, table=plain)
     if table_digest(table) != entry.sha256:
         note = f"The {role} data that was passed is not what was logged for this model; it was used all the same."
         return [dataclasses.replace(part, note=note)]
@@ -224,6 +231,7 @@ def _manifest_parts(
         item = _sole_input(inputs)
         allow = options.allow_digest_mismatch
         found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=allow, places=places)
+        found = _drawn_rows(found)
         if entry.n is not None and len(found.table) != entry.n:
             raise LineageError(
                 f"the membership mask was logged for {entry.n} records, the dataset input {item} has {len(found.table)}"
@@ -253,11 +261,21 @@ def _entry_table(
     for item in inputs:
         if item.dataset.name == entry.name and item.dataset.source_type != "code":
             found = load_dataset(item.dataset, targets=targets, split=item.context, allow_mismatch=True, places=places)
-            return found.table, found.source
+            return _drawn_rows(found).table, found.source
     raise LineageError(
         "only its digest was logged, so the data must be passed: "
         f'evaluator_config={{"privacy_meter": {{"{entry.role}": ...}}}}'
     )
+
+
+def _drawn_rows(found: Found) -> Found:
+    """A dataset that is some rows of its file as a table of these rows alone."""
+    if found.rows is None:
+        return found
+    x, y = found.table.x, found.table.y
+    x = x.iloc[found.rows] if found.table.is_frame else x[found.rows]
+    table = dataclasses.replace(found.table, x=x, y=None if y is None else y[found.rows])
+    return dataclasses.replace(found, table=table, rows=None)
 
 
 def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) -> Part:
@@ -272,6 +290,7 @@ def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) 
         targets=targets,
         compared=found.compared,
         complete=found.complete,
+        index=found.rows,
     )
 
 
@@ -295,12 +314,28 @@ def _by_sha256(found: Found, sha256: str | None, *, allow_mismatch: bool) -> Fou
     """What was loaded, held against the SHA-256 that `log_lineage` logged with the input, if it did."""
     if sha256 is None or found.status == "overridden":
         return found
-    digest = table_digest(found.table)
+    digest = table_digest(_drawn_rows(found).table)
     if digest == sha256:
         return dataclasses.replace(found, digest=sha256, status="verified", compared=ALL_VALUES, complete=True)
     if not allow_mismatch:
         raise DigestMismatch(mismatch(found.source, sha256[:16], digest[:16]))
     return dataclasses.replace(found, status="overridden", compared="")
+
+
+def _rows_together(inputs: Sequence[Input]) -> int | None:
+    """Rows of the training and the held-out data that MLflow recorded, if they may be the two parts of one frame."""
+    counts = {role: [_rows_logged(i) for i in inputs if i.role == role] for role in ("train", "holdout")}
+    if any(len(found) != 1 or not found[0] for found in counts.values()):
+        return None
+    return sum(int(found[0] or 0) for found in counts.values())
+
+
+def _rows_logged(item: Input) -> int | None:
+    try:
+        rows = json.loads(item.dataset.profile or "{}").get("num_rows")
+    except (ValueError, AttributeError):
+        return None
+    return rows if isinstance(rows, int) else None
 
 
 def _sole_input(inputs: Sequence[Input]) -> Input:
@@ -315,7 +350,12 @@ def _sole_input(inputs: Sequence[Input]) -> Input:
 
 
 def _input_parts(
-    role: str, inputs: Sequence[Input], options: LineageOptions, problems: Problems, places: Places
+    role: str,
+    inputs: Sequence[Input],
+    options: LineageOptions,
+    problems: Problems,
+    places: Places,
+    whole: int | None = None,
 ) -> list[Part]:
     """The parts of all dataset inputs of a role; one of a script, as autologging logs, is none where another loads."""
     parts: list[Part] = []
@@ -332,6 +372,7 @@ def _input_parts(
                 split=item.context,
                 allow_mismatch=options.allow_digest_mismatch,
                 places=places,
+                whole=whole,
             )
             found = _by_sha256(found, item.sha256, allow_mismatch=options.allow_digest_mismatch)
         except (LineageError, UnsafeError) as error:

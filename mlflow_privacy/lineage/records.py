@@ -218,6 +218,8 @@ def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] 
     the texts themselves.
     """
     x = records.x
+    if hasattr(x, "iloc") and not inputs:
+        x = _without_index(x, native, flavor)
     if hasattr(x, "iloc"):
         numeric = all(getattr(dtype, "kind", "O") in "biuf" for dtype in x.dtypes)
         if _takes_texts(native) and x.shape[1] == 1:
@@ -234,6 +236,35 @@ def for_model(records: Records, native: Any, flavor: str, inputs: Sequence[str] 
 
             x = pd.DataFrame(x, columns=names)
     return records if x is records.x else Records(x, records.y, records.row_ids)
+
+
+def index_columns(frame: Any) -> list[Any]:
+    """Columns that a file got for the index of a frame: named so, and whole numbers of which none occurs twice.
+
+    >>> import pandas as pd
+    >>> index_columns(pd.DataFrame({"Unnamed: 0": [4, 0], "x": [1, 2]}))
+    ['Unnamed: 0']
+    """
+    named = [name for name in frame.columns if _INDEX.fullmatch(str(name))]
+    return [
+        name for name in named if getattr(frame[name].dtype, "kind", "O") in "iu" and not frame[name].duplicated().any()
+    ]
+
+
+def _without_index(frame: Any, native: Any, flavor: str) -> Any:
+    """A frame without the columns that its file got for the index, unless the model takes just so many columns."""
+    strays = index_columns(frame)
+    if not strays or len(strays) == frame.shape[1]:
+        return frame
+    without = frame.drop(columns=strays)
+    count = getattr(native, "n_features_in_", None)
+    if count is not None:
+        return without if count == without.shape[1] else frame
+    if flavor == "pytorch" and all(getattr(dtype, "kind", "O") in "biuf" for dtype in frame.dtypes):
+        from mlflow_privacy.trainers.torch.inputs import takes
+
+        return without if takes(native, without) and not takes(native, frame) else frame
+    return without
 
 
 def _wants_columns(native: Any, frame: Any) -> bool:

@@ -15,12 +15,15 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+import numpy as np
+
 from mlflow_privacy.errors import LineageError, UnsafeError
+from mlflow_privacy.lineage.drawn import rows_by_digest
 from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.patience import download, within_limits
 from mlflow_privacy.lineage.places import Places
-from mlflow_privacy.lineage.readings import digest_kind, readings
-from mlflow_privacy.lineage.tables import Table
+from mlflow_privacy.lineage.readings import Reading, digest_kind, readings
+from mlflow_privacy.lineage.tables import Table, as_table
 
 _logger = logging.getLogger(__name__)
 _MLFLOW_DIGEST = re.compile(r"[0-9a-f]{8}")
@@ -35,6 +38,7 @@ class Found:
         match its digest, and the caller allowed that).
       compared: what was compared with what was logged, in words; "" for nothing.
       complete: whether that is every value.
+      rows: which rows of the table are the dataset; None for all.
     """
 
     table: Table
@@ -43,6 +47,7 @@ class Found:
     status: str
     compared: str = ""
     complete: bool = True
+    rows: np.ndarray | None = None  # of the table, if it is not all of them
 
 
 class DigestMismatch(LineageError):
@@ -59,12 +64,17 @@ def mismatch(
     said: str = "",
 ) -> str:
     """The sentence about data that has changed, with what to do; `said` stands for digests that are equal."""
-    said = said or f"digest {found}, expected {expected}"
-    text = f"the data at {where} is not the data this model was trained on: {said}"
+    by_digest = said or f"digest {found}, expected {expected}"
+    text = f"the data at {where} is not the data this model was trained on: {by_digest}"
     if logged_rows is not None and rows is not None and logged_rows != rows:
         text += (
             f" ({rows} rows, {logged_rows} were logged; if the model trained on a part of this data, log "
             "which: log_lineage(row_indices=...) or mask=...)"
+        )
+    elif logged_rows is not None and rows is not None and not said:
+        text += (
+            " (if only the index is another one, as a CSV that was written with index=False does not hold that of "
+            "train_test_split, log the frame itself: log_lineage(train=..., run_id=...))"
         )
     return (
         f"{text}. Restore the data, or log a copy in the training run with mlflow_privacy.log_lineage(...). To audit "
@@ -90,6 +100,7 @@ def load_dataset(
     split: str | None,
     allow_mismatch: bool,
     places: Places = Places(),  # noqa: B008 (frozen)
+    whole: int | None = None,
 ) -> Found:
     """Loads and verifies a logged dataset.
 
@@ -99,6 +110,7 @@ def load_dataset(
       targets: the label column or array if the caller knows it.
       split: the context it was logged in, which chooses among the splits of a DatasetDict.
       allow_mismatch: return data that does not match its digest, with the status "overridden".
+      whole: rows of training and held-out data together, if that is known: they may be drawn from one file.
 
     Raises:
       LineageError: the source holds no data or does not load.
@@ -111,7 +123,8 @@ def load_dataset(
     columns = _columns(dataset)
     with loadable(where), _raw(dataset, columns, where, places) as (raw, moved):
         where = where if moved is None else f"{where} (found at {moved})"
-        return _verified(raw, dataset, columns, where, targets=targets, split=split, allow_mismatch=allow_mismatch)
+        options: dict[str, Any] = {"targets": targets, "split": split, "allow_mismatch": allow_mismatch}
+        return _verified(raw, dataset, columns, where, whole=whole, **options)
 
 
 @contextlib.contextmanager
@@ -270,6 +283,7 @@ def _verified(
     targets: str | None,
     split: str | None,
     allow_mismatch: bool,
+    whole: int | None = None,
 ) -> Found:
     """The reading of `raw` that has the logged digest; there may be several readings, such as the arrays of an npz."""
     profile = {**_json(dataset.profile), **_dtypes(dataset)}
@@ -291,6 +305,8 @@ def _verified(
             first = reading
             break
         found = found or digest
+    if not misfits and (part := _drawn(first, dataset, columns, where, profile, whole)) is not None:
+        return part
     if allow_mismatch:
         return Found(first.table(), where, expected, "overridden")
     rows = profile.get("num_rows") or (profile.get("features_shape") or [None])[0]
@@ -298,6 +314,32 @@ def _verified(
         text = f"it has {' and '.join(misfits)}, though MLflow's digest, which covers a part, is equal"
         raise DigestMismatch(mismatch(where, expected, expected, logged_rows=rows, rows=len(first), said=text))
     raise DigestMismatch(mismatch(where, expected, str(found), logged_rows=rows, rows=len(first)))
+
+
+def _drawn(
+    first: Reading,
+    dataset: Any,
+    columns: Mapping[str, str],
+    where: str,
+    profile: Mapping[str, Any],
+    whole: int | None,
+) -> Found | None:
+    """The rows of a file that were logged as the dataset, if code drew them in a usual way; see `drawn`."""
+    n, frame, names = profile.get("num_rows"), first.data, list(columns)
+    if first.kind != "pandas" or not hasattr(frame, "iloc") or not isinstance(n, int) or not names:
+        return None
+    if not set(names) <= set(frame.columns) or n > len(frame):
+        return None
+    frame = frame[names].reset_index(drop=True)
+    drawn = rows_by_digest(frame, dataset.digest, n, targets=first.targets, whole=whole)
+    if drawn is None:
+        return None
+    text, complete = Reading("pandas", frame.iloc[drawn.rows]).covered()
+    how = f"{_compared(text)}; of its {len(frame)} rows {drawn.how}"
+    if n == len(frame):
+        how = f"{_compared(text)}, with the index of {drawn.how}, which the file does not hold"
+    table, rows = as_table(frame, targets=first.targets), None if n == len(frame) else drawn.rows
+    return Found(table, where, dataset.digest, "weakly verified", how, complete, rows)
 
 
 def _compared(text: str) -> str:

@@ -306,7 +306,7 @@ def test_reference_takes_the_source_of_an_mlflow_dataset(log_model, train, holdo
         info = log_model()
     target = resolve_target(info.model_uri)
     assert {s.status for s in target.sources} == {"verified"}
-    data = mlflow.data.from_pandas(train[:5], source=f"{tmp_path}/a.parquet")
+    data = mlflow.data.from_pandas(train[:5].assign(width=7.0), source=f"{tmp_path}/a.parquet")  # none of its rows
     with mlflow.start_run(), pytest.raises(LineageError, match=r"train has 5 rows, but its source .* has 40"):
         log_lineage(train=data, store="reference")
 

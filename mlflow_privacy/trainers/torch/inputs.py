@@ -177,6 +177,16 @@ def looks_up(module: torch.nn.Module) -> bool:
     )
 
 
+def takes(module: Any, x: Any) -> bool:
+    """Whether a module takes the first of these records in some form."""
+    module, few = restore_exported(module), x.iloc[:_PROBED] if hasattr(x, "iloc") else x[:_PROBED]
+    try:
+        inputs = inputs_of(module, few)
+    except PrivacyAuditError:
+        return False
+    return accepts(inputs.module, inputs.tensor.to(device=_home(module), dtype=inputs.dtype))
+
+
 def _are_numbers(x: Any) -> bool:
     if hasattr(x, "iloc"):
         return all(getattr(kind, "kind", "O") in "biuf" for kind in x.dtypes)
