@@ -80,7 +80,10 @@ def _audit_metrics(model_uri: str, run_id: str | None) -> dict[str, float]:
         return latest_metrics(model_uri)
     import mlflow
 
-    return dict(mlflow.MlflowClient().get_run(run_id).data.metrics)
+    from mlflow_privacy.store.results import audit_metrics
+
+    client = mlflow.MlflowClient()
+    return audit_metrics(client, client.get_run(run_id))
 
 
 def _policy_breaches(model_uri: str, path: Path, run_id: str | None, tag: bool) -> tuple[Any, ...]:

@@ -33,7 +33,9 @@ class PrivacyEvaluationResult(EvaluationResult):
 
 def shown_result(result: EvaluationResult, audit: AuditResult, run_id: str, experiment_id: str) -> EvaluationResult:
     """The result with all metrics of the audit, and what a notebook shows of it."""
-    result.metrics.update(audit.metrics)
+    others = {key: value for key, value in result.metrics.items() if key not in audit.metrics}
+    result.metrics.clear()
+    result.metrics.update({**others, **audit.metrics})
     uri = _report_uri(result)
     tracking = MlflowClient().tracking_uri
     address = run_page(tracking, experiment_id, run_id, uri.rsplit("/", 1)[-1]) if is_served(tracking) else ""

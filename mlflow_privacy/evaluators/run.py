@@ -20,7 +20,7 @@ from mlflow_privacy.report.dpia import merged_texts
 from mlflow_privacy.store.dpia import kept_form
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
-from mlflow_privacy.store.results import evaluation_artifacts, publish
+from mlflow_privacy.store.results import evaluation_artifacts, headline_metrics, publish
 
 
 @contextlib.contextmanager
@@ -71,4 +71,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     request.found.append(Found(result, run_id, experiment_id))
     if (listener := LISTENER.get()) is not None:
         listener(result)
-    return EvaluationResult(metrics=result.metrics, artifacts=evaluation_artifacts(result, paths), run_id=run_id)
+    # MLflow logs these; whoever called gets them all (`ending.shown_result`).
+    return EvaluationResult(
+        metrics=headline_metrics(result), artifacts=evaluation_artifacts(result, paths), run_id=run_id
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlflow_privacy.report.sections.checks import far_off
+from mlflow_privacy.report.sections.checks import far_off, turned_round
 from mlflow_privacy.report.text import headline_attack, verdict
 from mlflow_privacy.types import AttackResult, AuditResult, to_json
 
@@ -36,7 +36,10 @@ def metrics_table(result: AuditResult) -> list[dict[str, Any]]:
 
 
 def metrics_json(result: AuditResult) -> dict[str, Any]:
-    """All metrics with their intervals as plain JSON values; what is not resolvable has the value None."""
+    """All metrics with their intervals as plain JSON values; what is not resolvable has the value None.
+
+    "metrics" are the same numbers flat, `AuditResult.metrics`, which gates and comparisons read.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "model": to_json(result.model),
@@ -50,6 +53,7 @@ def metrics_json(result: AuditResult) -> dict[str, Any]:
         **({"repeated": to_json(result.repeated)} if result.repeated else {}),
         "fidelity": to_json(result.fidelity),
         "warnings": list(result.warnings),
+        "metrics": to_json(result.metrics),
     }
 
 
@@ -153,6 +157,7 @@ def audit_json(result: AuditResult) -> dict[str, Any]:
             for attack in result.attacks
         },
         "references_unlike": far_off(result),
+        "turned_round": turned_round(result),
         "warnings": list(result.warnings),
         "timings_seconds": to_json(result.timings),
         "environment": to_json(result.environment),

@@ -90,19 +90,20 @@ def read_audit(model_uri: str, client: MlflowClient | None = None, *, run_id: st
     """
     from mlflow import MlflowClient
 
-    from mlflow_privacy.store.results import audited_model, is_audit_of, latest_audit
+    from mlflow_privacy.store.results import audited_model, flat_metrics, is_audit_of, newest_audit
 
     client = client or MlflowClient()
-    metrics: Mapping[str, float]
     if run_id is None:
-        run_id, metrics = latest_audit(model_uri, client)
-        run = client.get_run(run_id)
+        run = newest_audit(model_uri, client)
+        run_id = run.info.run_id
     else:
         run = client.get_run(run_id)
         if not is_audit_of(run, audited_model(model_uri, client)):
             raise StoreError(f"Run {run_id} is no audit of {model_uri}; leave out the run id to read its newest one.")
-        metrics = {key: value for key, value in run.data.metrics.items() if key.startswith("privacy/")}
     record, findings, scores = _read_files(client, run_id, model_uri)
+    metrics = flat_metrics(findings)
+    if metrics is None:  # of an audit that logged them all
+        metrics = {key: value for key, value in run.data.metrics.items() if key.startswith("privacy/")}
     tags = run.data.tags
     name, version = tags.get("privacy.model_name"), tags.get("privacy.model_version")
     at = tags.get("privacy.audited_at", "")

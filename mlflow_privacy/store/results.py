@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ from mlflow_privacy.report.text import (
 from mlflow_privacy.store.dpia import FILLED_TAG, FORM, write_form
 from mlflow_privacy.store.experiments import active_run_of
 from mlflow_privacy.store.mlflow_private import dataset_entity, know_inputs, uri_below
+from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import AuditedModel, AuditResult
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
 _GAME_TAGS = {"dp": "epsilon"}  # the others are tagged by their own name
 _TAG_FPR = 0.01  # one for all models, so that versions compare
 _TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as `to_json` writes them
 _PAGE = 100
 _BATCH = 1000  # metrics in one request
 
@@ -82,7 +85,7 @@ def publish(
 
     Args:
       run_id: the audit run, which stays as it is (running or not).
-      log_metrics: False where MLflow itself logs `result.metrics`, as `mlflow.evaluate` does for a logged model.
+      log_metrics: False where MLflow itself logs the `headline_metrics`, as `mlflow.evaluate` does for a logged model.
       dataset: the audited pool, which the metrics are logged with.
       write_back: False leaves logged model and model version untouched.
 
@@ -136,15 +139,71 @@ def evaluation_artifacts(result: AuditResult, paths: Mapping[str, str]) -> dict[
     return found
 
 
+def headline_metrics(result: AuditResult) -> dict[str, float]:
+    """The few metrics that go into MLflow's tables and charts, which have a column or a chart for each.
+
+    AUC and TPR at 1 % FPR of each attack, AUC of the most exposed group, the blind baseline, and what a game answers.
+    All others, and the ends of the intervals, are in metrics.json.
+
+    >>> from mlflow_privacy.report.example import example_result
+    >>> sorted(headline_metrics(example_result(n=200)))[:3]
+    ['privacy/blind/auc', 'privacy/lira/auc', 'privacy/lira/tpr_at_fpr_0.01']
+    """
+    shown = {f"{FOLDER}/{attack.name}/{key}" for attack in result.attacks for key in ("auc", fpr_key(_TAG_FPR))}
+    shown |= {f"{FOLDER}/{result.headline}/worst_group/auc", f"{FOLDER}/blind/auc"}
+    shown |= {f"{FOLDER}/{name}/{key}" for name, game in result.games.items() for key in game.metrics}
+    return {key: value for key, value in result.metrics.items() if key in shown}
+
+
+def audit_metrics(client: MlflowClient, run: Run) -> dict[str, float]:
+    """All metrics of the audit in a run: from its metrics.json, or of an audit before that held them from the run.
+
+    Raises: StoreError: the file is gone or cannot be read, and the run holds no intervals.
+    """
+    logged, problem = _privacy_metrics(run), "it has no flat metrics"
+    try:
+        with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as folder, no_artifact_bars():
+            path = Path(client.download_artifacts(run.info.run_id, f"{FOLDER}/metrics.json", folder))
+            found = flat_metrics(json.loads(path.read_text(encoding="utf-8")))
+        if found is not None:
+            return found
+    except (MlflowException, OSError, ValueError) as error:
+        problem = str(error)
+    if any(key.endswith("_low") for key in logged):
+        return logged
+    raise StoreError(
+        f"The metrics of the audit in run {run.info.run_id} cannot be read from its artifact {FOLDER}/metrics.json: "
+        f"{problem}. Audit the model again; its reference models are found again."
+    )
+
+
+def flat_metrics(findings: Any) -> dict[str, float] | None:
+    """The flat metrics of a metrics.json; None of one from before it held them."""
+    values = findings.get("metrics") if isinstance(findings, Mapping) else None
+    if not isinstance(values, Mapping):
+        return None
+    numbers = {str(key): _INFINITE.get(str(value), value) for key, value in values.items()}
+    return {k: float(v) for k, v in numbers.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
 def latest_audit(model_uri: str, client: MlflowClient | None = None) -> tuple[str, dict[str, float]]:
     """Run id and metrics of the newest audit of a model that is complete.
+
+    Raises: StoreError: there is none, its metrics cannot be read, or the model is not registered.
+    """
+    client = client or MlflowClient()
+    run = newest_audit(model_uri, client)
+    return run.info.run_id, audit_metrics(client, run)
+
+
+def newest_audit(model_uri: str, client: MlflowClient) -> Run:
+    """The run of the newest audit of a model that is complete.
 
     An audit run belongs to the model by the tags that `publish` sets. The one that the model version's own tag
     names counts as complete, since that tag is written last; any other must be FINISHED.
 
     Raises: StoreError: there is none, or the model is not registered.
     """
-    client = client or MlflowClient()
     model, tagged_run = _resolve(client, model_uri)
     runs = [run for run in _audit_runs(client, model, tagged_run) if _privacy_metrics(run)]
     if not runs:
@@ -152,8 +211,7 @@ def latest_audit(model_uri: str, client: MlflowClient | None = None) -> tuple[st
             f"{model_uri} has no finished privacy audit. Audit it first: "
             f'mlflow.evaluate("{model_uri}", evaluators=["privacy_meter"]), or mlflow-privacy audit {model_uri}.'
         )
-    newest = max(runs, key=_audited_at)
-    return newest.info.run_id, _privacy_metrics(newest)
+    return max(runs, key=_audited_at)
 
 
 def audited_model(model_uri: str, client: MlflowClient | None = None) -> AuditedModel:
@@ -219,7 +277,7 @@ def _json_bytes(value: Any) -> bytes:
 def _log_metrics(
     client: MlflowClient, run: Run, result: AuditResult, dataset: Dataset | None, model_id: str | None
 ) -> None:
-    """All metrics in one request, on the run and through it on the logged model, with their data set."""
+    """The headline metrics in one request, on the run and through it on the logged model, with their data set."""
     inputs = run.inputs
     known_data = {(d.dataset.name, d.dataset.digest) for d in (inputs.dataset_inputs if inputs else [])}
     known_models = {m.model_id for m in (inputs.model_inputs if inputs else None) or []}
@@ -241,7 +299,7 @@ def _log_metrics(
             dataset_digest=None if dataset is None else dataset.digest,
             run_id=run.info.run_id,
         )
-        for key, value in result.metrics.items()
+        for key, value in headline_metrics(result).items()
     ]
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + _BATCH], synchronous=True)

@@ -10,6 +10,7 @@ from trees import register, split
 
 import mlflow_privacy
 from mlflow_privacy.errors import ConfigError, LineageError
+from mlflow_privacy.store.results import latest_audit
 
 FAST = {"privacy_meter": {"num_ref_models": 2, "blind_baseline": False}}
 
@@ -28,8 +29,11 @@ def test_the_one_line_reads_auc_tpr_and_roc_on_the_model_version(registered, tra
     assert run.info.status == "FINISHED"
     assert tracking.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     assert result.run_id == run.info.run_id
-    for key, value in result.metrics.items():
-        assert run.data.metrics[key] == pytest.approx(value)
+    for key, value in run.data.metrics.items():
+        assert result.metrics[key] == pytest.approx(value)
+    assert {"privacy/rmia/auc", "privacy/rmia/tpr_at_fpr_0.01", "privacy/blind/auc"} <= set(run.data.metrics)
+    assert len(run.data.metrics) < 12 < len(result.metrics)
+    assert latest_audit("models:/tree/1") == (run.info.run_id, pytest.approx(result.metrics))
     assert {entry.path for entry in tracking.list_artifacts(run.info.run_id, "privacy")} >= {
         "privacy/roc.png",
         "privacy/metrics.json",

@@ -20,9 +20,18 @@ from mlflow_privacy.report.figures import roc_figure, score_histograms
 from mlflow_privacy.report.html import html_report, markdown_report
 from mlflow_privacy.report.markdown import BEGIN, END
 from mlflow_privacy.report.schema import result_json
+from mlflow_privacy.report.tables import metrics_json
 from mlflow_privacy.report.text import verdict
 from mlflow_privacy.store import results
-from mlflow_privacy.store.results import NOTE_TAG, evaluation_artifacts, latest_audit, publish
+from mlflow_privacy.store.results import (
+    NOTE_TAG,
+    audit_metrics,
+    evaluation_artifacts,
+    flat_metrics,
+    headline_metrics,
+    latest_audit,
+    publish,
+)
 from mlflow_privacy.types import AuditedModel, Estimate
 
 FILES = {"roc.png", "scores_histogram.png", "metrics.json", "roc.csv", "scores.parquet", "audit.json"}
@@ -109,7 +118,7 @@ def test_an_audit_is_found_on_run_logged_model_and_version(tracking, register, a
     assert {f.path for f in tracking.list_artifacts(run_id)} - {"privacy"} == set(paths) - inside
     assert set(paths) - inside == REPORTS | FORM
     run = tracking.get_run(run_id)
-    assert run.data.metrics == result.metrics
+    assert run.data.metrics == headline_metrics(result)
     assert run.data.tags["privacy.role"] == "audit"
     assert run.data.tags["privacy.headline"] == verdict(result)
     assert verdict(result) in run.data.tags[NOTE_TAG]
@@ -117,7 +126,7 @@ def test_an_audit_is_found_on_run_logged_model_and_version(tracking, register, a
 
     logged = tracking.get_logged_model(model.model_id)
     found = {m.key: m for m in logged.metrics if m.key.startswith("privacy/")}
-    assert {key: m.value for key, m in found.items()} == result.metrics
+    assert {key: m.value for key, m in found.items()} == headline_metrics(result)
     assert {(m.dataset_name, m.dataset_digest, m.run_id) for m in found.values()} == {
         ("privacy pool", dataset.digest, run_id)
     }
@@ -206,6 +215,39 @@ def test_a_second_audit_replaces_block_and_tags_and_keeps_the_persons_text(track
     assert "privacy.caution" not in tracking.get_logged_model(model.model_id).tags
 
 
+def test_few_metrics_are_columns_of_mlflow_and_all_are_read_back(tracking, register, audited):
+    run_id, _, result = audited(register())
+    run = tracking.get_run(run_id)
+    assert set(run.data.metrics) == {
+        *(f"privacy/{a.name}/{key}" for a in result.attacks for key in ("auc", "tpr_at_fpr_0.01")),
+        "privacy/rmia/worst_group/auc",
+        "privacy/blind/auc",
+    }
+    assert audit_metrics(tracking, run) == pytest.approx(result.metrics)
+    assert list(audit_metrics(tracking, run)) == list(result.metrics)
+    assert len(result.metrics) > 100
+
+
+def test_an_audit_of_before_whose_metrics_were_all_logged_is_still_read(tracking, register, audited, tmp_path):
+    model = register()
+    run_id, _, result = audited(model)
+    old = {key: value for key, value in metrics_json(result).items() if key != "metrics"}
+    (tmp_path / "metrics.json").write_text(json.dumps(old))
+    tracking.log_artifact(run_id, str(tmp_path / "metrics.json"), "privacy")
+    with pytest.raises(StoreError, match=f"run {run_id} cannot be read .* it has no flat metrics"):
+        latest_audit(model.uri)
+    for key, value in result.metrics.items():
+        tracking.log_metric(run_id, key, value)
+    assert latest_audit(model.uri) == (run_id, pytest.approx(result.metrics))
+    assert not check_gate(latest_metrics(model.uri), {"rmia/auc": 0.999}, upper=True)
+
+
+def test_infinite_metrics_are_read_back_and_what_is_no_number_is_not():
+    values = {"a": 1, "b": "inf", "c": "-inf", "d": None, "e": "x", "f": True}
+    assert flat_metrics({"metrics": values}) == {"a": 1.0, "b": float("inf"), "c": float("-inf")}
+    assert flat_metrics({"attacks": {}}) is flat_metrics([]) is None
+
+
 def test_metrics_are_left_to_mlflow_where_it_logs_them_itself(tracking, register, audited):
     model = register()
     run_id, _, _ = audited(model, log_metrics=False)
@@ -216,7 +258,7 @@ def test_metrics_are_left_to_mlflow_where_it_logs_them_itself(tracking, register
 def test_without_write_back_only_the_run_is_written(tracking, register, audited):
     model = register()
     run_id, _, result = audited(model, write_back=False)
-    assert tracking.get_run(run_id).data.metrics == result.metrics
+    assert tracking.get_run(run_id).data.metrics == headline_metrics(result)
     version, logged = _reread(tracking, model), tracking.get_logged_model(model.model_id)
     assert not version.tags
     assert not version.description
@@ -226,7 +268,7 @@ def test_without_write_back_only_the_run_is_written(tracking, register, audited)
 
 def test_a_model_that_is_not_registered_is_audited_into_its_run(tracking, audited):
     run_id, paths, result = audited(AuditedModel("runs:/0/model", None, None, None, None, "sklearn"))
-    assert tracking.get_run(run_id).data.metrics == result.metrics
+    assert tracking.get_run(run_id).data.metrics == headline_metrics(result)
     assert set(paths) == {f"privacy/{name}" for name in FILES} | REPORTS | FORM
 
 
@@ -240,7 +282,7 @@ def test_a_registry_that_refuses_leaves_a_complete_run_and_warnings(tracking, re
         monkeypatch.setattr(type(tracking), method, refuse)
     with heard.at_level(logging.WARNING, logger="mlflow_privacy"):
         run_id, paths, result = audited(model)
-    assert tracking.get_run(run_id).data.metrics == result.metrics
+    assert tracking.get_run(run_id).data.metrics == headline_metrics(result)
     assert {f.path for f in tracking.list_artifacts(run_id, "privacy")} == set(paths) - REPORTS - FORM
     warned = [r.getMessage() for r in heard.records if "PERMISSION_DENIED" in r.getMessage()]
     assert len(warned) == 4
