@@ -400,14 +400,16 @@ class GameResult:
 class Fidelity:
     """Accuracy (or R²) and mean loss of target and references on members and non-members, side by side.
 
-    Keys of each mapping: "member_loss", "nonmember_loss", and for classifiers "member_accuracy",
-    "nonmember_accuracy". `reference` averages over references, each on its own IN and OUT records;
-    `reference_std` is their standard deviation. Both are empty without references.
+    Keys of each mapping: "member_loss", "nonmember_loss", and for classifiers "member_accuracy", "nonmember_accuracy",
+    for regressors "member_r2", "nonmember_r2". `reference` averages over references, each on its own IN and OUT
+    records; `reference_std` is their standard deviation. `apart` is the distance of the target's losses from theirs
+    as a multiple of what chance explains; what cannot be told is absent. All three are empty without references.
     """
 
     target: Mapping[str, float]
     reference: Mapping[str, float]
     reference_std: Mapping[str, float]
+    apart: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,17 +13,15 @@ import numpy as np
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.auditing.records_view import record_texts
-from mlflow_privacy.auditing.references import References, split_means, target_share
+from mlflow_privacy.auditing.references import References, target_share
 from mlflow_privacy.design import FRACTIONS, Design
-from mlflow_privacy.report.sections.checks import copies_said, far_off, unlike_references
+from mlflow_privacy.report.sections.checks import copies_said, far_off, turned_round, unlike_references
 from mlflow_privacy.report.text import blind_differs
 from mlflow_privacy.types import (
     AttackResult,
     AuditResult,
     AuditTarget,
     Evidence,
-    Fidelity,
-    ModelOutputs,
     Records,
     Signals,
 )
@@ -57,6 +55,8 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
             f"Only {result.references['n']} reference models: the attacks are weaker than they can be. "
             "Raise num_ref_models; what is trained already is kept."
         )
+    if turned := turned_round(result):
+        out.insert(0, turned)
     if far := far_off(result):
         out.append(far)
     loss, inputs = result.fidelity.target.get("nonmember_loss", 0.0), result.references["inputs"]
@@ -100,12 +100,14 @@ def _fidelity_warnings(result: AuditResult) -> list[str]:
     """References that generalise clearly unlike the target were trained by another recipe than the target's."""
     own, reference = result.fidelity.target, result.fidelity.reference
     out = []
-    for key, what in (("nonmember_accuracy", "on records they did not train on"), ("member_accuracy", "on their own")):
-        if key in reference and unlike_references(result, key):
-            out.append(
-                f"Reference models reach accuracy {reference[key]:.3f} {what}, the target {own[key]:.3f}: the recipe "
-                "may not be the target's. Check it, or log it with log_lineage(recipe=...)."
-            )
+    for side, where in (("nonmember", "on records they did not train on"), ("member", "on their own")):
+        for key, what in ((f"{side}_accuracy", "accuracy"), (f"{side}_r2", "R²"), (f"{side}_loss", "a mean loss of")):
+            if key in own and key in reference and unlike_references(result, key):
+                out.append(
+                    f"Reference models reach {what} {reference[key]:.3g} {where}, the target {own[key]:.3g}: the "
+                    "recipe may not be the target's. Check it, or log it with log_lineage(recipe=...)."
+                )
+                break  # the loss tells the same again
     return out
 
 
@@ -122,19 +124,6 @@ def environment(device: str) -> dict[str, str]:
     if torch is not None and torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-def fidelity_of(own: ModelOutputs, member: np.ndarray, references: References | None) -> Fidelity:
-    """Accuracy and loss of target and references on members and non-members."""
-    if references is None:
-        return Fidelity(split_means(own, member), {}, {})
-    each = references.quality
-    columns = {key: np.array([values[key] for values in each]) for key in each[0]}
-    return Fidelity(
-        target=split_means(own, member),
-        reference={key: float(values.mean()) for key, values in columns.items()},
-        reference_std={key: float(values.std()) for key, values in columns.items()},
-    )
 
 
 def exposed_content(asked: Records, attacks: Sequence[AttackResult]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlflow_privacy.auditing import findings
+from mlflow_privacy.auditing import fidelity, findings
 from mlflow_privacy.auditing.blind_memory import baseline_for
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
@@ -82,7 +82,7 @@ def audit(
     ask = ask.also((*further, *aside))
     clock.lap("digests")
 
-    names, answers = ask_target(target, ask, options, has_references=count > 0)
+    names, answers = ask_target(target, ask, options, groups=-(-count // design.group))
     own, own_further = ask.split(answers)
     game.check(target, count, names)
     check_label_order(target, ask, own[0], member)
@@ -128,7 +128,7 @@ def audit(
         attacks=attacks,
         headline=headline,
         blind=blind,
-        fidelity=findings.fidelity_of(own[0], member, references),
+        fidelity=fidelity.fidelity_of(own[0], member, references, asked.y),
         references=findings.describe_references(references, design, target, ask.queries),
         sources=target.sources,
         n_population=int((~member).sum()) if target.population is None else len(target.population),

@@ -69,7 +69,7 @@ class AuditFacts:
       n_references: reference models in use.
       audited_at: milliseconds since 1970.
       run_id: of the audit.
-      unlike: how its references are unlike the model, "" if they are not.
+      unlike: how its references are unlike the model, or that its outputs or data are turned round; "" if not.
     """
 
     n_nonmembers: int | None = None
@@ -220,7 +220,7 @@ def read_facts(
 
     audit = read_audit(model_uri, client, run_id=run_id)
     rows, references = audit.record["rows"], audit.record["references"]
-    unlike = str(audit.record.get("references_unlike") or "")
+    unlike = str(audit.record.get("turned_round") or audit.record.get("references_unlike") or "")
     facts = AuditFacts(rows.get("nonmembers"), references.get("n"), audit.audited_at, audit.run_id, unlike)
     return dict(audit.metrics), facts
 

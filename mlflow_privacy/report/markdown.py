@@ -6,7 +6,7 @@ import json
 import re
 
 from mlflow_privacy.metrics import fpr_key
-from mlflow_privacy.report.sections.checks import far_off
+from mlflow_privacy.report.sections.checks import far_off, turned_round
 from mlflow_privacy.report.text import (
     blind_differs,
     code_span,
@@ -50,7 +50,7 @@ def markdown_verdict(
     """
     # The result's own warning about the blind baseline would only repeat the alarm above the table.
     warnings = [w for w in result.warnings if not (blind_differs(result) and str(result.blind) in w)]
-    warnings = [w for w in warnings if w != far_off(result)]  # it stands above the table too
+    warnings = [w for w in warnings if w not in (far_off(result), turned_round(result))]  # they stand above, too
     parts = [*_head(result), *_games(result), _table(result), "\n".join(f"- {line}" for line in _limits(result))]
     if warnings:
         listed = [f"- {escape_markdown(w, 600)}" for w in warnings[:max_warnings]]
@@ -104,9 +104,8 @@ def _head(result: AuditResult) -> list[str]:
     """The verdict; below what undoes it, if members and non-members differ without the model."""
     said = group_verdict(result, lambda name: escape_markdown(name, 130))
     group = [said] if said else []
-    far = far_off(result)
-    if far:
-        begin, sign, rest = far.partition(": ")
+    for caution in filter(None, (turned_round(result), far_off(result))):
+        begin, sign, rest = caution.partition(": ")
         group = [*group, f"**{begin}{sign}**{escape_markdown(rest, 700)}"]
     if not blind_differs(result):
         return [f"**{overall_verdict(result)}**", *group]

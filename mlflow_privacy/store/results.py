@@ -27,7 +27,7 @@ from mlflow_privacy.report.html import render_html, render_markdown
 from mlflow_privacy.report.markdown import brief_verdict, markdown_verdict, replace_block
 from mlflow_privacy.report.pdf import pdf_report
 from mlflow_privacy.report.schema import json_text, result_json, without_records
-from mlflow_privacy.report.sections.checks import far_off
+from mlflow_privacy.report.sections.checks import far_off, turned_round
 from mlflow_privacy.report.tables import audit_json, metrics_json, roc_csv, scores_table
 from mlflow_privacy.report.text import (
     blind_differs,
@@ -379,6 +379,7 @@ def _caution(result: AuditResult) -> str | None:
     """What undoes or weakens the verdict, in a few words."""
     parts = [f"blind baseline {format_estimate(result.blind)}"] if blind_differs(result) else []
     parts += ["no reference models"] if is_weaker(result) else []
+    parts += ["AUC below one half: something is turned round"] if turned_round(result) else []
     parts += ["references unlike the model"] if far_off(result) else []
     return "; ".join(parts) or None
 

@@ -91,13 +91,35 @@ def _fidelity(result: AuditResult) -> Check:
 
 def unlike_references(result: AuditResult, key: str) -> bool:
     """Whether target and references differ in a figure of fidelity by more than they may, and more than by chance."""
-    own, reference = result.fidelity.target[key], result.fidelity.reference[key]
-    tolerance = _GAP * max(abs(own), 1.0) if key.endswith("_loss") else _GAP
-    if abs(own - reference) <= max(tolerance, 3 * result.fidelity.reference_std.get(key, 0.0)):
+    fidelity, n = result.fidelity, int((result.membership == key.startswith("member_")).sum())
+    own, reference = fidelity.target[key], fidelity.reference[key]
+    tolerance = _GAP
+    if key.endswith("_loss"):  # of regressors in the unit of the targets, squared
+        tolerance *= max(abs(own), abs(reference)) if key.replace("_loss", "_r2") in fidelity.target else max(own, 1.0)
+    if abs(own - reference) <= max(
+        tolerance, 0.0 if key in fidelity.apart else 3 * fidelity.reference_std.get(key, 0.0)
+    ):
         return False
-    inside = key.startswith("member_")
-    n = int((result.membership == inside).sum())
-    return not key.endswith("_accuracy") or surely_another_rate(own, n, reference, len(result.membership))
+    if key.endswith("_accuracy"):
+        return surely_another_rate(own, n, reference, len(result.membership))
+    return fidelity.apart[key] > 1 if key in fidelity.apart else n >= _FEW
+
+
+def turned_round(result: AuditResult) -> str:
+    """That members look less like members than others do, and what that is a sign of; "" if it is not sure."""
+    attack = headline_attack(result)
+    auc = attack.metrics.get("auc")
+    if auc is None or not auc.resolvable or not auc.high < 0.5:
+        return ""
+    outputs = "the model's outputs stand in another order than the labels (say it: classes=[...])"
+    if result.task in ("regression", "language"):
+        outputs = "the records are not those that the model was trained on"
+    return (
+        f"Something is turned round: {plain_text(attack.title, 60)} takes members for non-members (AUC "
+        f"{format_estimate(auc)}, all of it below one half), which no model does by what it has learned. Either "
+        f"{outputs}, or training and held-out data are swapped, or differ in themselves. No figure here means that "
+        "the model gives nothing away."
+    )
 
 
 def far_off(result: AuditResult) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.metrics.names import guessing
 from mlflow_privacy.report.document import ExposedGroup, Finding, Limit, LimitState, People
-from mlflow_privacy.report.sections.checks import far_off
+from mlflow_privacy.report.sections.checks import far_off, turned_round
 from mlflow_privacy.report.sections.meaning import meaning
 from mlflow_privacy.report.text import (
     blind_differs,
@@ -124,10 +124,12 @@ def _people(fpr: float, tpr: Estimate) -> People:
 
 
 def _caution(result: AuditResult) -> str:
+    more = [part for part in (turned_round(result), far_off(result)) if part]
     if not blind_differs(result):
-        return far_off(result)
-    return (
+        return " ".join(more)
+    blind = (
         "Members and non-members differ even without the model: a classifier that sees only the records separates "
         f"them with AUC {format_estimate(result.blind)}. The figures of this report cannot be put down to the model "
         "alone; audit again with a holdout from the same source as the training data."
-    ) + (f" {far_off(result)}" if far_off(result) else "")
+    )
+    return " ".join((blind, *more))
