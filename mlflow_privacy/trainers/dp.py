@@ -6,7 +6,7 @@
 | `target_epsilon` | instead of it: the least noise that keeps ε, by the accountant, for this many records and steps |
 | `max_grad_norm` | each record's gradient is clipped to this norm; 1 if absent |
 | `delta` | δ of the ε that is accounted for; 1e-5 if absent |
-| `accountant` | "rdp" (default) or "prv" |
+| `accountant` | "rdp" (default), or "prv", which is tighter, where it does not take minutes (large ε, many steps) |
 | `fix` | replace layers that cannot be trained per record (batch norm by group norm); false if absent |
 
 A step takes each record with probability 1 / (steps an epoch), independently (Poisson sampling), because that is what
@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
 import math
 import warnings
@@ -33,6 +34,8 @@ _logger = logging.getLogger(__name__)
 DEFAULT_DELTA = 1e-5
 ACCOUNTANTS = ("rdp", "prv")
 _KEYS = ("noise_multiplier", "target_epsilon", "max_grad_norm", "delta", "accountant", "fix")
+_PRV_MOST = 2000.0  # of ε √steps: a few seconds
+_TOLERANCE, _LEAST_SHARE, _MOST_HALVINGS = 0.01, 0.1, 7  # of the search for the noise
 _SAID = ("epsilon",)  # what was reached; part of no recipe
 
 
@@ -111,11 +114,8 @@ class Plan:
         """What the accountant says was spent at δ; infinite without noise."""
         if self.noise_multiplier == 0:
             return math.inf
-        opacus = _opacus()
-        accountant = opacus.accountants.create_accountant(self.accountant)
-        accountant.history = [(self.noise_multiplier, self.sample_rate, self.steps)]
-        with _quiet():
-            return float(accountant.get_epsilon(delta=self.delta))
+        kind = affordable(self.accountant, self.noise_multiplier, self.sample_rate, self.steps, self.delta)
+        return _spent(kind, self.noise_multiplier, self.sample_rate, self.steps, self.delta)
 
 
 def plan_privacy(dp: Mapping[str, Any], *, n: int, batch_size: int, epochs: int) -> Plan:
@@ -128,24 +128,68 @@ def plan_privacy(dp: Mapping[str, Any], *, n: int, batch_size: int, epochs: int)
     """
     per_epoch = max(1, -(-n // batch_size))
     rate, steps = 1 / per_epoch, per_epoch * epochs
-    noise = dp.get("noise_multiplier")
+    noise, accountant = dp.get("noise_multiplier"), dp["accountant"]
     if noise is None:
-        opacus = _opacus()
         try:
-            with _quiet():
-                noise = opacus.accountants.utils.get_noise_multiplier(
-                    target_epsilon=dp["target_epsilon"],
-                    target_delta=dp["delta"],
-                    sample_rate=rate,
-                    steps=steps,
-                    accountant=dp["accountant"],
-                )
+            noise, accountant = _least_noise(dp["target_epsilon"], dp["delta"], rate, steps, accountant)
         except ValueError as error:
             raise RecipeError(
                 f"No noise keeps ε = {dp['target_epsilon']:g} at δ = {dp['delta']:g} over {steps} steps of {n} "
                 f"records: {error}. Raise target_epsilon, or train for fewer epochs."
             ) from error
-    return Plan(float(noise), float(dp["max_grad_norm"]), rate, steps, float(dp["delta"]), dp["accountant"])
+    return Plan(float(noise), float(dp["max_grad_norm"]), rate, steps, float(dp["delta"]), accountant)
+
+
+def affordable(accountant: str, noise: float, rate: float, steps: int, delta: float) -> str:
+    """The accountant itself, or "rdp" where "prv" would take minutes.
+
+    It divides an interval of the length of ε into parts that shrink with the root of the steps, so that its time grows
+    with ε √steps: 1 to 2 ms each. The RDP accountant's ε is larger, and so a
+    bound as well.
+    """
+    if accountant != "prv" or _spent("rdp", noise, rate, steps, delta) * math.sqrt(steps) <= _PRV_MOST:
+        return accountant
+    _logger.warning(
+        "The accountant of DP-SGD is 'rdp', not 'prv', which would take minutes for an ε so large over %d steps. Its ε "
+        "is an upper bound too, if a looser one.",
+        steps,
+    )
+    return "rdp"
+
+
+@functools.lru_cache(maxsize=256)
+def _spent(accountant: str, noise: float, rate: float, steps: int, delta: float) -> float:
+    """ε at δ, by one accountant."""
+    counter = _opacus().accountants.create_accountant(accountant)
+    counter.history = [(noise, rate, steps)]
+    with _quiet():
+        return float(counter.get_epsilon(delta=delta))
+
+
+@functools.lru_cache(maxsize=64)
+def _least_noise(target: float, delta: float, rate: float, steps: int, accountant: str) -> tuple[float, str]:
+    """The least noise that keeps ε, and the accountant that says so.
+
+    Opacus' own search asks the PRV accountant about noise far too small, where it never answers; here it is asked
+    between the noise that the RDP accountant wants and a fraction of it.
+    """
+    search = _opacus().accountants.utils.get_noise_multiplier
+    with _quiet():
+        high = search(target_epsilon=target, target_delta=delta, sample_rate=rate, steps=steps, accountant="rdp")
+    if affordable(accountant, high, rate, steps, delta) == "rdp":
+        return float(high), "rdp"
+    low, tolerance = high, max(_TOLERANCE, _TOLERANCE * target / 10)
+    while low > _LEAST_SHARE * high:
+        low *= 0.9
+        if _spent(accountant, low, rate, steps, delta) > target:
+            break
+        high = low
+    for _ in range(_MOST_HALVINGS):
+        if target - _spent(accountant, high, rate, steps, delta) <= tolerance:
+            break
+        middle = (low + high) / 2
+        low, high = (low, middle) if _spent(accountant, middle, rate, steps, delta) <= target else (middle, high)
+    return float(high), accountant
 
 
 def check_module(module: Any, dp: Mapping[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """DP-SGD around the one training loop: it is private, repeatable, and its faults are named."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -150,3 +151,26 @@ def test_all_faults_are_named_at_once():
     assert "not both" in str(
         read_settings({**PLAIN, "dp": {"noise_multiplier": 1, "target_epsilon": 1}}, task="classification")[1]
     )
+
+
+@pytest.mark.parametrize("target", [200, 2000])
+def test_a_large_target_epsilon_is_answered_by_the_accountant_that_can(target, caplog):
+    dp = read_dp({"target_epsilon": target, "accountant": "prv"})
+    started = time.perf_counter()
+    plan = plan_privacy(dp, n=100, batch_size=50, epochs=2)
+    assert 0.9 * target <= plan.epsilon <= target
+    assert time.perf_counter() - started < 60
+    assert plan.accountant == ("prv" if target == 200 else "rdp")
+    assert ("is 'rdp', not 'prv'" in caplog.text) == (target == 2000)
+    # A noise that was given is accounted for in bounded time as well.
+    given = plan_privacy(read_dp({"noise_multiplier": 0.01, "accountant": "prv"}), n=100, batch_size=50, epochs=2)
+    assert given.epsilon > 2000
+
+
+def test_the_tighter_accountant_needs_less_noise():
+    noise = {
+        kind: plan_privacy(read_dp({"target_epsilon": 3, "accountant": kind}), n=100, batch_size=20, epochs=2)
+        for kind in ("prv", "rdp")
+    }
+    assert noise["prv"].noise_multiplier < noise["rdp"].noise_multiplier
+    assert 2.95 <= noise["prv"].epsilon <= 3

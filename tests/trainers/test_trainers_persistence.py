@@ -65,7 +65,8 @@ def test_a_forest_is_kept_without_importing_skops_and_torch():
         "from mlflow_privacy.trainers import make_recipe, trainer_for;"
         "x = np.random.default_rng(0).normal(size=(40, 2)); y = (x[:, 0] > 0).astype(int);"
         "model = RandomForestClassifier(3).fit(x, y); recipe = make_recipe(model, task='classification');"
-        "print(trainer_for(recipe).save(recipe, model, pathlib.Path('.')), sorted({'skops', 'torch'} & set(sys.modules)))"
+        "saved = trainer_for(recipe).save(recipe, model, pathlib.Path('.'));"
+        "print(saved, sorted({'skops', 'torch'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split(maxsplit=1) == ["False", "[]\n"]
