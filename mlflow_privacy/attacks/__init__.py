@@ -17,6 +17,7 @@ from mlflow_privacy.attacks.language import (
     recall,
     zlib_ratio,
 )
+from mlflow_privacy.attacks.learned import learned
 from mlflow_privacy.attacks.lira import lira, lira_offline
 from mlflow_privacy.attacks.population import attack_p, loss_threshold
 from mlflow_privacy.attacks.reference import attack_r
@@ -47,6 +48,7 @@ __all__ = [
     "default_attacks",
     "extra_signals",
     "gap",
+    "learned",
     "lira",
     "lira_offline",
     "loadable_attacks",

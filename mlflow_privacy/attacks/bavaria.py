@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import special
@@ -69,9 +69,9 @@ def bavaria(target: Array, reference: Array, member: Array, *, variant: Variant 
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=True, need_out=True)
-    inside, outside = (_posterior(reference, member, side, variant) for side in (True, False))
+    inside, outside = (posterior(reference, member, side, variant) for side in (True, False))
     phi = as_float64(target)
-    return Scores(_log_density(phi, inside) - _log_density(phi, outside))
+    return Scores(log_density(phi, inside) - log_density(phi, outside))
 
 
 def bavaria_offline(target: Array, reference: Array, member: Array, *, variant: Variant = "t") -> Scores:
@@ -100,7 +100,7 @@ def bavaria_offline(target: Array, reference: Array, member: Array, *, variant: 
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=False, need_out=True)
-    outside = _posterior(reference, member, False, variant)
+    outside = posterior(reference, member, False, variant)
     xp, t = namespace(target), (as_float64(target) - outside.mean) / outside.scale
     if outside.freedom is None:
         return Scores(t)
@@ -169,15 +169,19 @@ def _inverse_trigamma(y: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Predictive:
+class Predictive:
     """Of a record's next signal: place, scale and degrees of freedom, each (n,); None for a Gaussian."""
 
     mean: Array
     scale: Array
     freedom: Array | None
 
+    def take(self, rows: Any) -> Predictive:
+        """Those of some records."""
+        return Predictive(self.mean[rows], self.scale[rows], None if self.freedom is None else self.freedom[rows])
 
-def _posterior(reference: Array, member: Array, side: bool, variant: Variant) -> _Predictive:
+
+def posterior(reference: Array, member: Array, side: bool, variant: Variant) -> Predictive:
     """What the references of one side say of the next model's signal."""
     if variant not in ("t", "n"):
         raise DesignError(f'variant must be "t" or "n", got {variant!r}.')
@@ -191,11 +195,11 @@ def _posterior(reference: Array, member: Array, side: bool, variant: Variant) ->
     variance = (prior.freedom * prior.variance + square + drift) / freedom
     place = (prior.strength * prior.mean + count * mean) / strength
     if variant == "n":
-        return _Predictive(place, xp.sqrt(variance), None)
-    return _Predictive(place, xp.sqrt(variance * (1 + 1 / strength)), freedom)
+        return Predictive(place, xp.sqrt(variance), None)
+    return Predictive(place, xp.sqrt(variance * (1 + 1 / strength)), freedom)
 
 
-def _log_density(phi: Array, g: _Predictive) -> Array:
+def log_density(phi: Array, g: Predictive) -> Array:
     """log of the predictive's density at φ, but for constants that both sides share."""
     xp = namespace(phi)
     t = (phi - g.mean) / g.scale

@@ -40,6 +40,7 @@ class Attack:
         options it is computed with and their defaults. They are options of the attack.
       tune: chooses options by the reference models: it gets the signals and the options that were given, and returns
         the options to run with. It must not look at the target's signals.
+      check: why it cannot run on these signals though all that it needs is there, in a sentence; "" if it can.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Attack:
     labels_only: bool = False
     extras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tune: Callable[[Signals, Mapping[str, Any]], Mapping[str, Any]] | None = None
+    check: Callable[[Signals], str] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -136,6 +138,9 @@ def why_not(attack: Attack, signals: Signals, options: Mapping[str, Any] | None 
         reason = missing_references(signals.member, need_in="in" in attack.needs, need_out="out" in attack.needs)
         if reason:
             return reason
+    reason = "" if attack.check is None else attack.check(signals)
+    if reason:
+        return reason
     if "population" in attack.needs and not signals.population.shape[0]:
         return f"Attack {name} needs population records, there are none. Pass population=..., or a larger holdout."
     for kind, key in zip(attack.extras, attack.extra_keys(options)):

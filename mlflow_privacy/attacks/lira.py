@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,9 +66,9 @@ def lira(target: Array, reference: Array, member: Array, *, variance: Variance =
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=True, need_out=True)
-    inside, outside = _gaussians(reference, member, variance)
+    inside, outside = gaussians(reference, member, variance)
     phi = as_float64(target)
-    return Scores(_log_normal(phi, inside) - _log_normal(phi, outside))
+    return Scores(log_normal(phi, inside) - log_normal(phi, outside))
 
 
 def lira_offline(target: Array, reference: Array, member: Array, *, variance: Variance = "auto") -> Scores:
@@ -96,28 +96,32 @@ def lira_offline(target: Array, reference: Array, member: Array, *, variance: Va
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=False, need_out=True)
-    (outside,) = _gaussians(reference, member, variance, sides=(False,))
+    (outside,) = gaussians(reference, member, variance, sides=(False,))
     xp = namespace(target)
     return Scores((as_float64(target) - outside.mean) / xp.sqrt(outside.variance))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Gaussian:
+class Gaussian:
     """Per-record Gaussian: mean and variance, each (n,)."""
 
     mean: Array
     variance: Array
 
+    def take(self, rows: Any) -> Gaussian:
+        """Those of some records."""
+        return Gaussian(self.mean[rows], self.variance[rows])
 
-def _log_normal(phi: Array, g: _Gaussian) -> Array:
+
+def log_normal(phi: Array, g: Gaussian) -> Array:
     """log N(φ; μ, σ²)."""
     xp = namespace(phi)
     return -0.5 * ((phi - g.mean) ** 2 / g.variance + xp.log(g.variance) + math.log(2 * math.pi))
 
 
-def _gaussians(
+def gaussians(
     reference: Array, member: Array, variance: Variance, sides: tuple[bool, ...] = (True, False)
-) -> list[_Gaussian]:
+) -> list[Gaussian]:
     """The Gaussian of each side: True the IN models, False the OUT models."""
     if variance not in ("auto", "per_record", "global"):
         raise DesignError(f'variance must be "auto", "per_record" or "global", got {variance!r}.')
@@ -133,7 +137,7 @@ def _gaussians(
         mean, square, count = (xp.concat(parts) for parts in zip(*each_chunk(fit, n, m, reference)))
         pooled = _pooled_variance(mean, square, count)
         if per_record and bool(xp.all(count >= 2)):
-            fits.append(_Gaussian(mean, xp.clip(square / (count - 1), _FLOOR * pooled, None)))
+            fits.append(Gaussian(mean, xp.clip(square / (count - 1), _FLOOR * pooled, None)))
         elif variance == "per_record":
             lone = int(xp.sum(xp.astype(count < 2, xp.int64)))
             raise DesignError(
@@ -141,7 +145,7 @@ def _gaussians(
                 'records have one. Use a larger num_ref_models, or variance="global".'
             )
         else:
-            fits.append(_Gaussian(mean, xp.full_like(mean, pooled)))
+            fits.append(Gaussian(mean, xp.full_like(mean, pooled)))
     return fits
 
 

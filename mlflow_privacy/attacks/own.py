@@ -19,6 +19,7 @@ from mlflow_privacy.attacks.language import (
     recall,
     zlib_ratio,
 )
+from mlflow_privacy.attacks.learned import learned, too_few_groups
 from mlflow_privacy.attacks.lira import lira, lira_offline
 from mlflow_privacy.attacks.population import attack_p, loss_threshold
 from mlflow_privacy.attacks.reference import attack_r
@@ -31,6 +32,7 @@ _logger = logging.getLogger(__name__)
 _RMIA = "Zarifzadeh, Liu and Shokri (2024), https://arxiv.org/abs/2312.03262"
 _LIRA = "Carlini et al. (2022), https://arxiv.org/abs/2112.03570"
 _BAVARIA = "Brännvall (2026), https://arxiv.org/abs/2603.11799"
+_SHOKRI = "Shokri, Stronati, Song and Shmatikov (2017), https://arxiv.org/abs/1610.05820"
 _YE = "Ye et al. (2022), https://arxiv.org/abs/2111.09679"
 _YEOM = "Yeom et al. (2018), https://arxiv.org/abs/1709.01604"
 _CARLINI = "Carlini et al. (2021), https://arxiv.org/abs/2012.07805"
@@ -120,6 +122,17 @@ OWN: dict[str, Attack] = {
             frozenset({"reference", "out"}) | _CONFIDENCE,
             "Black box with confidences, offline: reference models trained without the record; as BaVarIA, few do.",
             _BAVARIA,
+        ),
+        Attack(
+            "learned",
+            "Learned on the references",
+            learned,
+            ("target", "reference", "member"),
+            frozenset({"reference", "in", "out", "link:log_p"}) | _CONFIDENCE,
+            "Black box with confidences, online: reference models with and without each record, on which a classifier "
+            "of members is trained; two groups of them at least.",
+            _SHOKRI,
+            check=lambda signals: too_few_groups(signals.member),
         ),
         Attack(
             "reference",

@@ -21,14 +21,14 @@ def needs_references(names: Sequence[str]) -> bool:
 
 
 def ask_target(
-    target: AuditTarget, ask: Asking, options: AuditOptions, *, has_references: bool
+    target: AuditTarget, ask: Asking, options: AuditOptions, *, groups: int
 ) -> tuple[tuple[str, ...], tuple[ModelOutputs, ...]]:
-    """The attacks to run, and the target's outputs with all that they need of it."""
-    native = target.model.native
+    """The attacks to run, and the target's outputs with all that they need of it, if so many groups are trained."""
+    has_references, native = groups > 0, target.model.native
     if ask.aids is None:
         own = ask(native)
         names = default_attacks(has_references, own[0].link) if options.attacks is None else tuple(options.attacks)
-        _check_attacks(names, options, has_references=has_references, link=own[0].link)
+        _check_attacks(names, options, groups=groups, link=own[0].link)
         return names, own
     from mlflow_privacy.signals.language.outputs import computable, has_base
 
@@ -36,7 +36,7 @@ def ask_target(
     names = names if options.attacks is None else tuple(options.attacks)
     known = [name for name in names if name in ATTACKS]
     extras = computable(_wanted(known, options), native, ask.aids)
-    _check_attacks(names, options, has_references=has_references, link="log_p", extras=extras)
+    _check_attacks(names, options, groups=groups, link="log_p", extras=extras)
     return names, ask(native, extras)
 
 
@@ -50,10 +50,10 @@ def _wanted(names: Sequence[str], options: AuditOptions) -> tuple[str, ...]:
 
 
 def _check_attacks(
-    names: Sequence[str], options: AuditOptions, *, has_references: bool, link: Link, extras: Sequence[str] = ()
+    names: Sequence[str], options: AuditOptions, *, groups: int, link: Link, extras: Sequence[str] = ()
 ) -> None:
     """Raises one `ConfigError` of all that the caller asked for and cannot be had, before anything is trained."""
-    rows = np.array([[True, False]])[:, : 2 * has_references]  # one record with an IN and an OUT reference, or none
+    rows = np.array([[True, False] * groups], bool)  # one record with an IN and an OUT reference in each group
     one = np.zeros(1)
     probe = Signals(one, np.zeros(rows.shape), rows, one, np.zeros(rows.shape), ~rows, link, dict.fromkeys(extras, one))
     problems = []

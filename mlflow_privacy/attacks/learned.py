@@ -1,0 +1,242 @@
+r"""The learned attack: a classifier that tells members from non-members, trained on the references as stand-in targets.
+
+Shokri, Stronati, Song and Shmatikov (2017), *Membership Inference Attacks against Machine Learning Models*,
+https://arxiv.org/abs/1610.05820, trained an attack model on the outputs of shadow models, whose membership is known.
+Here each reference in turn is the stand-in, and what the attack model sees of a record is how the stand-in's signal
+lies among those of the *other* references: what RMIA, LiRA and BaVarIA see, and what they make of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from mlflow_privacy.attacks._arrays import check_references, check_signals, log_sigmoid, to_numpy
+from mlflow_privacy.attacks.averages import log_average
+from mlflow_privacy.attacks.bavaria import log_density, posterior
+from mlflow_privacy.attacks.lira import gaussians, log_normal, record_moments
+from mlflow_privacy.errors import DesignError
+from mlflow_privacy.stats import mann_whitney
+from mlflow_privacy.types import Link, Scores
+
+Learner = Literal["auto", "boosting", "logistic"]
+FEATURES = (
+    "signal", "mean_out", "mean_in", "above_out", "above_in", "spread_out", "spread_in", "rmia", "lira", "bavaria",
+)  # fmt: skip
+_ROWS = 100_000  # of training; more do not help, and take longer than scoring all records
+_FOLDS = 4  # groups that are held out in turn to choose the learner
+_SAME_SUM = 0.95  # of records: a block of references of which nearly each record is in equally many is one group
+_CORRELATED = 5.0  # standard errors
+
+
+def learned(
+    target: Any, reference: Any, member: Any, *, learner: Learner = "auto", seed: int = 0, link: Link = "logit"
+) -> Scores:
+    r"""Log-odds of membership by a classifier that was trained on references in the target's place.
+
+    For each group of references (a complementary pair, at a half) the others are the references; each of the group is a
+    stand-in, of which all records are rows: ten features, and whether it trained on the record. Within a group one
+    reference's membership gives the others' away, so the whole group of a stand-in is left out of its references. The
+    target is scored as a stand-in is, once without each group, and the log-odds are averaged.
+
+    The learner is gradient boosting or a logistic regression: what told the members of held-out groups better. The
+    target's membership is seen by nothing of all this, so its intervals need no correction.
+
+    Threat model: as `lira`; black box with confidences, reference models of the same recipe, IN and OUT for each
+    record; two groups of them at least. Shokri et al. (2017), https://arxiv.org/abs/1610.05820.
+
+    Args:
+      target: (n,) signals of the audited model.
+      reference: (n, m) signals of the reference models.
+      member: (n, m) bool, whether reference j trained on record i.
+      learner: "boosting", "logistic", or "auto" for the better one on the references.
+      seed: of the rows that are taken where there are more than 100,000.
+      link: "logit" (p = σ(φ)), or "log" (p = exp(φ)).
+
+    Returns: value (n,) log-odds, and tie (n,), BaVarIA's log-likelihood ratio.
+
+    Raises: DesignError: shapes, values that are not finite, or references of fewer than two groups that give every
+      record an IN and an OUT reference.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> half = rng.random((500, 2)) < 0.5
+      >>> member = np.stack([half, ~half], axis=2).reshape(500, 4)
+      >>> truth = rng.random(500) < 0.5
+      >>> scores = learned(rng.normal(size=500) + 2 * truth, rng.normal(size=(500, 4)) + 2 * member, member)
+      >>> 0.8 < mann_whitney(scores.value[truth], scores.value[~truth]) < 1
+      True
+    """
+    if learner not in ("auto", "boosting", "logistic"):
+        raise DesignError(f'learner must be "auto", "boosting" or "logistic", got {learner!r}.')
+    check_signals(target=target, reference=reference, member=member)
+    phi, signals, inside = to_numpy(target).astype(np.float64), to_numpy(reference), to_numpy(member).astype(bool)
+    groups = groups_of(inside)
+    without = [_Rest(signals, inside, group, link) for group in _usable(inside, groups)]
+    rows = np.sort(np.random.default_rng(seed).permutation(len(phi))[: max(_ROWS // inside.shape[1], 1)])
+    stand_ins = [rest.stand_ins(rows) for rest in without]
+    chosen = _better(stand_ins) if learner == "auto" else learner
+    model = _fit(chosen, stand_ins)
+    odds, ratio = np.zeros(len(phi)), np.zeros(len(phi))
+    for rest in without:
+        features = rest.features(phi, slice(None))
+        odds += model.decision_function(features) / len(without)
+        ratio += features[:, FEATURES.index("bavaria")] / len(without)
+    return Scores(odds, ratio)
+
+
+def groups_of(member: np.ndarray) -> list[np.ndarray]:
+    """The references whose memberships tell on each other, as arrays of columns; each column is in one of them.
+
+    Blocks of consecutive references of which nearly every record is in equally many (complementary pairs, the windows
+    of other shares), else references whose memberships are correlated.
+
+    Args:
+      member: (n, m) bool.
+
+    Example:
+      >>> half = np.random.default_rng(0).random((400, 2)) < 0.5
+      >>> [g.tolist() for g in groups_of(np.stack([half, ~half], axis=2).reshape(400, 4))]
+      [[0, 1], [2, 3]]
+      >>> [g.tolist() for g in groups_of(np.concatenate([half, ~half], axis=1))]
+      [[0, 2], [1, 3]]
+    """
+    n, m = member.shape
+    for size in range(2, m // 2 + 1):
+        if m % size == 0 and _one_sum(member, size):
+            return [np.arange(i, i + size) for i in range(0, m, size)]
+    centred = member - member.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    correlated = np.abs(centred.T @ centred) > _CORRELATED / np.sqrt(max(n, 1)) * np.outer(norm, norm)
+    of = np.arange(m)
+    for i, j in zip(*np.nonzero(correlated)):
+        of[of == of[j]] = of[i]
+    if len(np.unique(of)) == m > 1 and _one_sum(member, m):
+        return [np.arange(m)]
+    return [np.flatnonzero(of == label) for label in np.unique(of)]
+
+
+def _one_sum(member: np.ndarray, size: int) -> bool:
+    """Whether in each block of so many references nearly all records are in equally many, neither none nor all."""
+    sums = (member[:, i : i + size].sum(axis=1) for i in range(0, member.shape[1], size))
+    return all(np.bincount(s, minlength=size + 1)[1:size].max(initial=0) >= _SAME_SUM * len(member) for s in sums)
+
+
+def too_few_groups(member: Any) -> str:
+    """Why the learned attack cannot run, in a sentence with the remedy; "" if it can."""
+    inside = to_numpy(member).astype(bool)
+    groups = groups_of(inside)
+    if len(groups) < 2 or not _usable_groups(inside, groups):
+        m = inside.shape[1]
+        return (
+            f"Attack learned needs two groups of references, each with an IN and an OUT reference for every record; "
+            f"{m} references are {len(groups)}. Use num_ref_models={max(2 * m, 4)}."
+        )
+    return ""
+
+
+def _usable(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    check_references(inside, need_in=True, need_out=True)
+    reason = too_few_groups(inside)
+    if reason:
+        raise DesignError(reason)
+    return _usable_groups(inside, groups)
+
+
+def _usable_groups(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The groups without which every record still has an IN and an OUT reference."""
+    m = inside.shape[1]
+    found = []
+    for group in groups:
+        n_in = np.delete(inside, group, axis=1).sum(axis=1)
+        if m > len(group) and n_in.min(initial=1) > 0 and n_in.max(initial=0) < m - len(group):
+            found.append(group)
+    return found
+
+
+@dataclasses.dataclass
+class _Rest:
+    """The references but for one group, and what they say of each record."""
+
+    signals: np.ndarray
+    inside: np.ndarray
+    group: np.ndarray
+    link: Link
+
+    def __post_init__(self) -> None:
+        reference, member = (np.delete(a, self.group, axis=1) for a in (self.signals, self.inside))
+        (self.mean_in, square_in, count_in), (self.mean_out, square_out, count_out) = (
+            record_moments(reference, chosen) for chosen in (member, ~member)
+        )
+        self.spread_in = np.sqrt(square_in / np.maximum(count_in - 1, 1))
+        self.spread_out = np.sqrt(square_out / np.maximum(count_out - 1, 1))
+        self.average = log_average(reference, member, online=True, link=self.link)
+        self.of_lira = gaussians(reference, member, "global")
+        self.of_bavaria = [posterior(reference, member, side, "t") for side in (True, False)]
+
+    def features(self, phi: np.ndarray, rows: Any) -> np.ndarray:
+        """(r, 10) float64: `FEATURES` of one model's signals (r,) on some records."""
+        out, inner = self.mean_out[rows], self.mean_in[rows]
+        log_p = log_sigmoid(phi) if self.link == "logit" else phi
+        by_lira, by_bavaria = (
+            density(phi, one.take(rows)) - density(phi, other.take(rows))
+            for density, (one, other) in ((log_normal, self.of_lira), (log_density, self.of_bavaria))
+        )
+        columns = (phi, out, inner, phi - out, phi - inner, self.spread_out[rows], self.spread_in[rows])
+        return np.stack([*columns, log_p - self.average[rows], by_lira, by_bavaria], axis=1)
+
+    def stand_ins(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(r · g, 10) features of each reference of the group in the target's place, and (r · g,) its memberships."""
+        x = [self.features(self.signals[rows, j].astype(np.float64), rows) for j in self.group]
+        return np.concatenate(x), np.concatenate([self.inside[rows, j] for j in self.group])
+
+
+def _better(stand_ins: Sequence[tuple[np.ndarray, np.ndarray]]) -> Literal["boosting", "logistic"]:
+    """The learner with the larger mean AUC on held-out groups; the simpler one unless the other is surely better.
+
+    With a single group nothing can be held out, and the simpler one is taken.
+    """
+    if len(stand_ins) < 2:
+        return "logistic"
+    gained = []
+    for held_out, training in _folds(stand_ins):
+        found = {}
+        for name in ("logistic", "boosting"):
+            score = _fit(name, training).decision_function(held_out[0])
+            found[name] = mann_whitney(score[held_out[1]], score[~held_out[1]])
+        gained.append(found["boosting"] - found["logistic"])
+    error = np.std(gained, ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else 0.0
+    return "boosting" if np.mean(gained) > error else "logistic"
+
+
+def _folds(stand_ins: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    for i in range(min(len(stand_ins), _FOLDS)):
+        yield stand_ins[i], [part for j, part in enumerate(stand_ins) if j != i]
+
+
+def _fit(learner: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:
+    """A scikit-learn classifier with `decision_function`."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import QuantileTransformer
+
+    x, y = (np.concatenate(column) for column in zip(*parts))
+    if learner == "logistic":
+        scaled = QuantileTransformer(
+            n_quantiles=min(1000, len(x)), output_distribution="normal", subsample=None, random_state=0
+        )
+        return make_pipeline(scaled, LogisticRegression(C=1.0, max_iter=300)).fit(x, y)
+    model = HistGradientBoostingClassifier(
+        max_iter=150,
+        learning_rate=0.06,
+        max_leaf_nodes=15,
+        min_samples_leaf=max(50, len(x) // 500),
+        l2_regularization=1.0,
+        early_stopping=False,
+        random_state=0,
+    )
+    return model.fit(x, y)
