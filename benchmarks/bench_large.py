@@ -109,7 +109,7 @@ def main() -> None:
     def ensure(pool: Records, recipe: Any, design: Design, count: int, **_: Any) -> References:
         return drawn_references(len(pool), count, design)
 
-    options = AuditOptions(num_ref_models=args.references, blind_baseline=args.blind, progress=False)
+    options = AuditOptions(num_ref_models=args.references, blind_baseline=args.blind, progress=False, data_size="all")
     with mock.patch("mlflow_privacy.auditing.references.ensure", ensure):
         started = time.perf_counter()
         result = audit(target, options)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy._version import __version__
+from mlflow_privacy.auditing.options import MOST_AUDITED
 from mlflow_privacy.auditing.records_view import record_texts
 from mlflow_privacy.auditing.references import References, target_share
 from mlflow_privacy.design import FRACTIONS, Design
@@ -64,6 +65,11 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
         out.append(
             f"The model's mean loss on non-members is {loss:.3g}, and the records hold {inputs}: if the training loop "
             "scaled its inputs outside the model, log the records as the model takes them, or put the scaling into it."
+        )
+    if result.options["data_size"] == "auto" and len(result.y) == MOST_AUDITED < len(target.pool):
+        out.append(
+            f"{len(result.y):,} of the pool's {len(target.pool):,} records were audited, drawn at random whoever is a "
+            "member; references trained on their share of all. data_size='all' audits all of them, a number so many."
         )
     out.extend(target.warnings)
     figure, action, share = copies_said(result)

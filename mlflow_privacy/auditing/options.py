@@ -37,6 +37,11 @@ def output_said(value: Any) -> Any:
     raise ValueError(f"must be {', '.join(READINGS)}, or a list of the outputs' names{nearest(value, READINGS)}")
 
 
+# Records that are audited of a larger pool unless the caller says otherwise: 10,000 non-members resolve a TPR at 0.01 %
+# false alarms, and intervals get no narrower than a model's own fluctuation.
+MOST_AUDITED = 50_000
+
+
 class AuditOptions(LineageOptions):
     """What `evaluator_config={"privacy_meter": {...}}` may hold. Every key is optional."""
 
@@ -57,7 +62,7 @@ class AuditOptions(LineageOptions):
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     blind_baseline: bool = True
     score_duplicates: bool = False
-    data_size: int | None = Field(default=None, ge=4)
+    data_size: Literal["auto", "all"] | Annotated[int, Field(ge=4)] | None = "auto"
     num_queries: int = Field(default=2, ge=1)
     # The question asked; the attacks run for every one of them. See docs/games.md.
     game: Annotated[str, BeforeValidator(game_name)] = "membership"
@@ -81,6 +86,12 @@ class AuditOptions(LineageOptions):
     write_back: bool = True
     experiment: str | None = None
     headline: str | None = None
+
+    def records_audited(self, available: int) -> int | None:
+        """How many of the records that can be audited are; None for all."""
+        if self.data_size == "auto":
+            return MOST_AUDITED if available > MOST_AUDITED else None
+        return self.data_size if isinstance(self.data_size, int) else None
 
     @property
     def setting(self) -> Setting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Tas
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids
 
+_logger = logging.getLogger(__name__)
 _TEXTS_AT_ONCE = 32  # unless the caller asks for another batch size: a text is far more work than a row of a table
 _PREFIX_TEXTS = 12
 _SENT = ("device", "batch_size", "output", "params")
@@ -155,10 +157,10 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     Raises:
       DesignError: more records are to be audited than there are, or only members, or only non-members.
     """
-    audited = design.audited(options.data_size, target.scored)  # all of the pool trains, these are asked about
+    audited = _audited(target, design, options)
     pool = target.pool if audited is None else target.pool.take(audited)
     rows = np.arange(len(target.pool)) if audited is None else audited
-    _check_both(target.membership[rows], options.data_size)
+    _check_both(target.membership[rows], len(rows) if options.data_size == "auto" else options.data_size)
     data = (pool,) if target.population is None else (pool, target.population)
     augmentation, queries = _queries(target.recipe, pool, options)
     classes = _classes(target) if target.task == "classification" else None
@@ -179,6 +181,20 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
         order=target.classes,
         reading=reading,
     )
+
+
+def _audited(target: AuditTarget, design: Design, options: AuditOptions) -> np.ndarray | None:
+    """Indices of the records that are asked about, None for all; all of the pool trains."""
+    free = np.ones(design.n, bool) if target.scored is None else np.asarray(target.scored, bool)
+    available = int((free if design.always is None else free & ~design.always).sum())
+    size = options.records_audited(available)
+    if options.data_size == "auto" and size is not None:
+        _logger.info(
+            "%d of the %d records that can be audited are, drawn at random whoever is a member; reference models train "
+            "on their share of all. data_size='all' audits all.",
+            *(size, available),
+        )
+    return design.audited(size, target.scored)
 
 
 def _classes(target: AuditTarget) -> np.ndarray:
@@ -234,7 +250,7 @@ def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: str | No
     return key if queries == 1 else digest({"data": key, "queries": queries})
 
 
-def _check_both(member: np.ndarray, data_size: int | None) -> None:
+def _check_both(member: np.ndarray, data_size: int | str | None) -> None:
     """Raises `DesignError` if the audited records are all members or all non-members."""
     if member.all() or not member.any():
         which = "members" if member.any() else "non-members"

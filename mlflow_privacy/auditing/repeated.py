@@ -29,8 +29,9 @@ def ask_repeated(target: AuditTarget, design: Design, options: AuditOptions) -> 
     rows = np.array([], np.int64) if target.repeated is None else np.flatnonzero(target.repeated)
     if not options.score_duplicates or not len(rows):
         return ()
-    if options.data_size is not None and options.data_size < len(rows):
-        drawn = design.audited(options.data_size, target.repeated)
+    size = options.records_audited(len(rows))
+    if size is not None and size < len(rows):
+        drawn = design.audited(size, target.repeated)
         rows = rows if drawn is None else drawn
     records = target.pool.take(rows)
     return (Question("repeated records", records, data_digest(records), {"rows": rows}),)

@@ -123,3 +123,33 @@ def test_asking_about_more_records_than_there_are_is_refused():
 def test_queries_have_no_effect_on_tables():
     target = make_target()
     assert audit(target, OPTIONS).metrics == audit(target, OPTIONS.model_copy(update={"num_queries": 9})).metrics
+
+
+def test_of_a_large_pool_a_part_is_audited_unless_the_caller_says_all(monkeypatch, caplog):
+    from mlflow_privacy.auditing import findings, options, questions
+
+    for module in (findings, options):
+        monkeypatch.setattr(module, "MOST_AUDITED", 120)
+    target = make_target()
+    with caplog.at_level("INFO", logger="mlflow_privacy"):
+        result = audit(target, OPTIONS)
+    said = [warning for warning in result.warnings if "were audited, drawn at random" in warning]
+    assert len(result.y) == 120 < len(target.pool)
+    assert len(said) == 1
+    assert f"120 of the pool's {len(target.pool)} records" in said[0]
+    assert "120 of the 200 records that can be audited are" in caplog.text
+    for size, expected in (("all", 200), (None, 200), (150, 150)):
+        other = audit(target, OPTIONS.model_copy(update={"data_size": size}))
+        assert len(other.y) == expected
+        assert not [warning for warning in other.warnings if "were audited, drawn" in warning]
+    assert questions.AuditOptions().records_audited(120) is None
+
+
+def test_data_size_takes_a_number_or_a_word():
+    from mlflow_privacy.auditing.options import parse_options
+
+    assert parse_options({}).data_size == "auto"
+    assert parse_options({"data_size": "all"}).records_audited(10**6) is None
+    assert parse_options({"data_size": 99}).records_audited(10**6) == 99
+    with pytest.raises(ConfigError, match="data_size"):
+        parse_options({"data_size": "most"})
