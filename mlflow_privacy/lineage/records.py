@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
+from mlflow_privacy.lineage.chats import of_chats, written
 from mlflow_privacy.lineage.tables import Table
 from mlflow_privacy.trainers.torch.columns import expanded
 from mlflow_privacy.types import Records
@@ -17,13 +18,14 @@ _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # a column that a file
 
 
 def named_texts(data: Any, text: str) -> Any:
-    """A list or array of strings as a frame with one column; anything else as it is.
+    """A list or array of strings, or a list of chats, as a frame with one column; anything else as it is.
 
     >>> named_texts(["one", "two"], "text").columns.tolist()
     ['text']
     """
     values = data.tolist() if isinstance(data, np.ndarray) and data.ndim == 1 else data
-    if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
+    texts = isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
+    if isinstance(values, (list, tuple)) and values and (texts or of_chats(values)):
         import pandas as pd
 
         return pd.DataFrame({text: pd.Series(list(values), dtype=object)})
@@ -39,15 +41,17 @@ def text_records(
     text: str | None = None,
     prompt: str | None = None,
     labelled: bool = False,
+    tokenizer: Any = None,
 ) -> Records:
     """Records of a language model: a frame of prompt and text, and class labels where the model has classes.
 
     Args:
       table: n rows.
       prefix, index, targets: as in `to_records`.
-      text: the column of texts; else "text", else the only column of strings.
+      text: the column of texts or of chats; else "text", else the only column of strings, else the only one of chats.
       prompt: the column before it, if there is one.
       labelled: whether the model is a classifier; else the labels are zeros.
+      tokenizer: of the model, whose template writes chats as texts.
 
     Raises:
       LineageError: there is no such column, a text is missing, or which column holds texts or labels is not known.
@@ -67,7 +71,9 @@ def text_records(
             for name, column in names.items()
             if name not in (targets, prompt) and all(isinstance(value, str) for value in frame[column])
         ]
-        text = "text" if "text" in names else strings[0] if len(strings) == 1 else None
+        chats = [name for name, column in names.items() if name != prompt and of_chats(frame[column].tolist())]
+        found = strings if len(strings) == 1 else chats
+        text = "text" if "text" in names else found[0] if len(found) == 1 else None
         if text is None:
             raise LineageError(
                 f"which of its columns holds the texts is not recorded ({_some(names)}); name it: "
@@ -87,6 +93,10 @@ def text_records(
         targets = rest[0]
     x = frame[[names[name] for name in wanted]].astype(object).reset_index(drop=True)
     x.columns = wanted
+    if of_chats(x[text].tolist()):
+        both = prompt is not None and of_chats(x[prompt].tolist())
+        texts, prompts = written(x[text].tolist(), x[prompt].tolist() if both else None, tokenizer, text)
+        x = x.assign(**{text: texts}, **({str(prompt): prompts} if both else {})).astype(object)
     for name in wanted:
         strange = sum(not isinstance(value, str) for value in x[name])
         if strange:

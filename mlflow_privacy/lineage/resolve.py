@@ -207,6 +207,7 @@ def _part_records(
         text=columns[0] or part.text,
         prompt=columns[1] or part.prompt,
         labelled=native.objective == "sequence_classification",
+        tokenizer=native.tokenizer,
     )
 
 

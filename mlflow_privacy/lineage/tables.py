@@ -268,6 +268,8 @@ def _plain_cells(frame: Any) -> Any:
 def _as_list(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _as_list(item) for key, item in value.items()}
     return [_as_list(v) for v in value] if isinstance(value, list) else value
 
 
