@@ -12,10 +12,14 @@ from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers.registry import inner_model
 from mlflow_privacy.types import Task
 
-_REGRESSION_LOSSES = ("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson", "meansquared")
-_REGRESSION_LOSSES += ("meanabsolute", "logcosh", "rmse", "quantile", "tweedie", "gamma")
-_CLASSIFICATION_LOSSES = ("crossentropy", "ce", "bce", "nll", "hinge", "logloss", "binarycrossentropy", "multiclass")
-_CLASSIFICATION_LOSSES += ("categoricalcrossentropy", "sparsecategoricalcrossentropy", "bincrossentropy")
+_REGRESSION_LOSSES = (
+    *("mse", "l1", "mae", "huber", "smoothl1", "squarederror", "gaussiannll", "poisson", "meansquared", "meanabsolute"),
+    *("logcosh", "rmse", "quantile", "tweedie", "gamma"),
+)
+_CLASSIFICATION_LOSSES = (
+    *("crossentropy", "ce", "bce", "nll", "hinge", "logloss", "binarycrossentropy", "categoricalcrossentropy"),
+    *("sparsecategoricalcrossentropy", "multiclass", "multilabel"),
+)
 _REGRESSION_OBJECTIVES = (
     "reg:",
     "count:",

@@ -182,7 +182,7 @@ def outputs_of_many(each: np.ndarray) -> ModelOutputs:
     """
     each = np.asarray(each, np.float64)
     require_finite(each)
-    return outputs_from_phi(joint_phi(each), (each > 0).all(axis=1))
+    return outputs_from_phi(joint_phi(each), np.asarray((each > 0).all(axis=1)))
 
 
 def each_phi(values: np.ndarray, y: np.ndarray, *, reading: Reading, floor: float) -> np.ndarray:

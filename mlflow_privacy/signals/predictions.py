@@ -8,6 +8,7 @@
 | a mapping a record, from label to probability or with a label and a score | as of a frame |
 | a dict of labels and of one mapping a record from label to probability, as ONNX classifiers have it | the mappings |
 | a dict or frame of labels and one array of numbers (n, c) | the array |
+| a tuple of labels and probabilities | as of a dict with the keys first, second, … |
 | anything else | what `output` names |
 """
 
@@ -21,6 +22,8 @@ import numpy as np
 from mlflow_privacy.errors import SignalError, nearest
 
 _REMEDY = 'Name those that hold the probabilities (or amounts), in the order of the labels: output=["...", ...].'
+
+_PLACES = ("first", "second", "third", "fourth")  # names of the parts of a tuple
 
 
 class Table(NamedTuple):
@@ -49,6 +52,8 @@ def table_of(output: Any, n: int) -> Table:
         if not output:
             raise SignalError("The model's predict gives an empty dict.")
         return _named(output, n)
+    if _is_tuple_of_columns(output, n):  # labels and probabilities
+        return _named(dict(zip(_PLACES, output)), n)
     if isinstance(output, (list, tuple)) and output and all(isinstance(row, Mapping) for row in output):
         keys = dict.fromkeys(key for row in output for key in row)
         return _named({key: [row.get(key) for row in output] for key in keys}, n)
@@ -137,6 +142,11 @@ def _named(values: Mapping[Any, Any], n: int) -> Table:
             value = rows  # a list of numbers in each cell
         columns[name] = _array(value, n)
     return Table(tuple(columns.values()), tuple(columns))
+
+
+def _is_tuple_of_columns(output: Any, n: int) -> bool:
+    several = isinstance(output, tuple) and 1 < len(output) <= len(_PLACES)
+    return several and all(hasattr(part, "shape") and len(part) == n for part in output)
 
 
 def _of_objects(value: Any) -> bool:

@@ -54,11 +54,12 @@ def test_label_and_probability_together(form, columns):
         lambda i: {"label": LABEL[i], "probabilities": [dict(zip(NAMES, row)) for row in P[i]]},
         lambda i: {"label": LABEL[i], "probabilities": P[i].astype(np.float32)},
         lambda i: {"dense": P[i]},
+        lambda i: (LABEL[i], P[i]),
         lambda i: pd.DataFrame({"label": LABEL[i], "probabilities": list(P[i])}),
         lambda i: [dict(zip(NAMES, row)) for row in P[i]],
         lambda i: [{"label": name, "score": row.max()} for name, row in zip(LABEL[i], P[i])],
     ],
-    ids=["zipmap", "array", "one", "cells", "mappings", "pipeline"],
+    ids=["zipmap", "array", "one", "tuple", "cells", "mappings", "pipeline"],
 )
 def test_probabilities_within_a_dict_or_list(read):
     np.testing.assert_allclose(outputs(read).signal, PHI, rtol=1e-4, atol=1e-5)
