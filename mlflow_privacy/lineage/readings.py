@@ -29,7 +29,7 @@ class Reading:
     whole: Any = None
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(next(iter(self.data.values())) if isinstance(self.data, dict) else self.data)
 
     def digest(self) -> str:
         """As mlflow.data computes it."""
@@ -51,7 +51,8 @@ class Reading:
     def covered(self) -> tuple[str, bool]:
         """What its digest says something about, in words, and whether that is every value."""
         if self.kind == "numpy":
-            arrays = [array for array in (self.data, self.y) if array is not None]
+            inputs = list(self.data.values()) if isinstance(self.data, dict) else [self.data]
+            arrays = [array for array in (*inputs, self.y) if array is not None]
             whole = all(array.size <= _MAX_DIGEST_ROWS and not array.dtype.hasobject for array in arrays)
             text = "all numbers" if whole else f"the shapes and the first {_MAX_DIGEST_ROWS:,} numbers of each array"
             return text, whole
@@ -86,6 +87,10 @@ class Reading:
     def table(self) -> Table:
         if self.kind == "numpy":
             y = self.y
+            if isinstance(self.data, dict):
+                if y is None:
+                    raise LineageError("it has features but no labels: log (features, targets) together")
+                return as_table((self.data, y))
             if y is None and isinstance(self.whole, Mapping):  # logged without targets, but the file has them
                 return as_table(self.whole, targets=self.targets)
             return Table(self.data, y) if y is None else as_table((self.data, y))
@@ -160,8 +165,11 @@ def _split_readings(
 def _array_readings(raw: Any, profile: Mapping[str, Any], targets: str | None) -> Iterator[Reading]:
     """Pairs of features and labels with the logged shapes; the digest chooses among them."""
     shape_x, shape_y = profile.get("features_shape"), profile.get("targets_shape")
+    if isinstance(shape_x, dict) and not isinstance(shape_y, dict):
+        yield from _readings_of_several(raw, shape_x, shape_y, targets)
+        return
     if not isinstance(shape_x, list) or isinstance(shape_y, dict):
-        raise LineageError("it is a dictionary of feature arrays; one array of features is what an audit reads")
+        raise LineageError("it has a dictionary of target arrays; an audit reads one array of labels")
     pairs: list[tuple[np.ndarray, np.ndarray | None]] = []
     if isinstance(raw, np.ndarray):
         pairs.append((raw, None))
@@ -193,6 +201,24 @@ def _array_readings(raw: Any, profile: Mapping[str, Any], targets: str | None) -
         yield Reading("numpy", x, y, targets=targets, whole=whole)
     if not pairs:
         raise LineageError("it holds no two arrays or columns that could be the logged features and labels")
+
+
+def _readings_of_several(raw: Any, shapes: Mapping[str, Any], shape_y: Any, targets: Any) -> Iterator[Reading]:
+    """Features that were logged as a dictionary of arrays, which the file must name alike, and each array as labels."""
+    missing = [name for name in shapes if not isinstance(raw, Mapping) or name not in raw]
+    if missing:
+        raise LineageError(
+            f"it was logged as a dictionary of the arrays {', '.join(map(repr, shapes))}, and its source names no "
+            f"{', '.join(map(repr, missing))}: save them under these names, np.savez(path, {missing[0]}=...), or log "
+            "them with log_lineage(train=({...}, y))"
+        )
+    features = {name: np.asarray(raw[name]) for name in shapes}
+    others = [name for name in raw if name not in shapes and list(raw[name].shape) == shape_y]
+    order = [targets] if targets in others else others
+    for name in order:
+        yield Reading("numpy", features, np.asarray(raw[name]), targets=targets)
+    if not order:
+        yield Reading("numpy", features, None, targets=targets)
 
 
 def _cast(column: Any, dtype: str | None) -> np.ndarray:

@@ -116,6 +116,26 @@ def test_whole_numbers_reach_the_embedding_however_they_were_logged(tracking, tm
     assert target.recipe.spec["input"] == "int64"
 
 
+def test_a_dictionary_of_arrays_that_mlflow_recorded_goes_into_the_module(tracking, tmp_path):
+    members, others = pairs(seed=1), pairs(seed=2)
+    with mlflow.start_run():
+        mlflow_privacy.log_lineage(recipe=RECIPE)
+        for context, (num, cat, y) in (("training", members), ("testing", others)):
+            path = tmp_path / f"{context}.npz"
+            np.savez(path, num=num, cat=cat, weight=np.ones(30), bought=y)
+            data = mlflow.data.from_numpy({"num": num, "cat": cat}, targets=y, source=str(path), name=context)
+            mlflow.log_input(data, context=context)
+        info = log_module(Pair())
+    target = resolve_target(info.model_uri)
+    assert {source.status for source in target.sources} == {"weakly verified"}
+    assert set(target.pool.x.columns) == {"num[0]", "num[1]", "cat"}
+    assert np.array_equal(np.sort(target.pool.y), np.sort(np.r_[members[2], others[2]]))
+    assert target.recipe is not None, target.recipe_problem
+    np.savez(tmp_path / "training.npz", numbers=members[0], cat=members[1], bought=members[2])
+    with pytest.raises(LineageError, match=r"its source names no 'num'.*np.savez\(path, num=...\)"):
+        resolve_target(info.model_uri)
+
+
 @pytest.mark.parametrize("how", ["dict", "tuple", "tensors", "subset", "items", "mlflow"])
 def test_arrays_of_several_inputs_are_logged_verified_and_go_into_the_module(tracking, how):
     def form(num, cat, y):
