@@ -466,6 +466,31 @@ class About:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttackStrength:
+    """What one attack found on references in the target's place: the mean over `n` of them, with its standard error."""
+
+    name: str
+    mean: float
+    error: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadlineChoice:
+    """How the attack of the verdict was chosen: on the references, before the target was scored.
+
+    Attributes:
+      name: of the attack.
+      metric: by which: "tpr_at_fpr_0.01" or "auc".
+      table: the attacks that were compared, the strongest first.
+    """
+
+    name: str
+    metric: str
+    table: tuple[AttackStrength, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class AuditResult:
     """Everything an audit found; reports, metrics and tables are made from this alone.
 
@@ -473,7 +498,7 @@ class AuditResult:
       membership: (n,) bool; row_ids: (n,); y: (n,) labels, for slices.
       attacks: strongest default first, the order of `options["attacks"]`.
       blind: AUC of a classifier that sees the records but not the model.
-      headline: name of the attack the verdict is about.
+      headline: name of the attack the verdict is about; choice: how it was chosen, None if it was not by comparing.
       references: {"n", "n_loaded", "n_trained", "n_imported", "fraction", "target_fraction", "run_ids", "fingerprint"}.
       warnings: what could make this audit wrong, worst first.
       timings: seconds per stage, in order.
@@ -512,6 +537,7 @@ class AuditResult:
     copies: Copies | None = None
     repeated: Repeated | None = None
     label_name: str = ""
+    choice: HeadlineChoice | None = None
     about: About = dataclasses.field(default_factory=About, compare=False)
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
     slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Attack:
         options it is computed with and their defaults. They are options of the attack.
       tune: chooses options by the reference models: it gets the signals and the options that were given, and returns
         the options to run with. It must not look at the target's signals.
+      on_references: its scores of references in the target's place with their memberships, where it can give them
+        for less than running anew on each; it gets the signals and the attack's options.
       check: why it cannot run on these signals though all that it needs is there, in a sentence; "" if it can.
     """
 
@@ -54,6 +56,7 @@ class Attack:
     extras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tune: Callable[[Signals, Mapping[str, Any]], Mapping[str, Any]] | None = None
     check: Callable[[Signals], str] | None = None
+    on_references: Callable[..., Sequence[tuple[Scores, np.ndarray]]] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

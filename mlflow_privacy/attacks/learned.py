@@ -9,7 +9,7 @@ lies among those of the *other* references: what RMIA, LiRA and BaVarIA see, and
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,18 +18,18 @@ from mlflow_privacy.attacks._arrays import check_references, check_signals, log_
 from mlflow_privacy.attacks.averages import log_average
 from mlflow_privacy.attacks.bavaria import log_density, posterior
 from mlflow_privacy.attacks.lira import gaussians, log_normal, record_moments
+from mlflow_privacy.attacks.stand_ins import groups_of
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.stats import mann_whitney
-from mlflow_privacy.types import Link, Scores
+from mlflow_privacy.types import Link, Scores, Signals
 
 Learner = Literal["auto", "boosting", "logistic"]
 FEATURES = (
     "signal", "mean_out", "mean_in", "above_out", "above_in", "spread_out", "spread_in", "rmia", "lira", "bavaria",
 )  # fmt: skip
+_BAVARIA = FEATURES.index("bavaria")
 _ROWS = 100_000  # of training; more do not help, and take longer than scoring all records
 _FOLDS = 4  # groups that are held out in turn to choose the learner
-_SAME_SUM = 0.95  # of records: a block of references of which nearly each record is in equally many is one group
-_CORRELATED = 5.0  # standard errors
 
 
 def learned(
@@ -73,56 +73,43 @@ def learned(
     if learner not in ("auto", "boosting", "logistic"):
         raise DesignError(f'learner must be "auto", "boosting" or "logistic", got {learner!r}.')
     check_signals(target=target, reference=reference, member=member)
-    phi, signals, inside = to_numpy(target).astype(np.float64), to_numpy(reference), to_numpy(member).astype(bool)
-    groups = groups_of(inside)
-    without = [_Rest(signals, inside, group, link) for group in _usable(inside, groups)]
-    rows = np.sort(np.random.default_rng(seed).permutation(len(phi))[: max(_ROWS // inside.shape[1], 1)])
-    stand_ins = [rest.stand_ins(rows) for rest in without]
-    chosen = _better(stand_ins) if learner == "auto" else learner
+    phi, inside = to_numpy(target).astype(np.float64), to_numpy(member).astype(bool)
+    without, stand_ins = _stand_ins(to_numpy(reference), inside, link, seed)
+    chosen = _better(_held_out(stand_ins), stand_ins) if learner == "auto" else learner
     model = _fit(chosen, stand_ins)
     odds, ratio = np.zeros(len(phi)), np.zeros(len(phi))
     for rest in without:
         features = rest.features(phi, slice(None))
         odds += model.decision_function(features) / len(without)
-        ratio += features[:, FEATURES.index("bavaria")] / len(without)
+        ratio += features[:, _BAVARIA] / len(without)
     return Scores(odds, ratio)
 
 
-def groups_of(member: np.ndarray) -> list[np.ndarray]:
-    """The references whose memberships tell on each other, as arrays of columns; each column is in one of them.
+def learned_on_references(
+    signals: Signals, *, learner: Learner = "auto", seed: int = 0
+) -> list[tuple[Scores, np.ndarray]]:
+    """The attack on references in the target's place: scores and memberships of held-out groups of stand-ins.
 
-    Blocks of consecutive references of which nearly every record is in equally many (complementary pairs, the windows
-    of other shares), else references whose memberships are correlated.
-
-    Args:
-      member: (n, m) bool.
-
-    Example:
-      >>> half = np.random.default_rng(0).random((400, 2)) < 0.5
-      >>> [g.tolist() for g in groups_of(np.stack([half, ~half], axis=2).reshape(400, 4))]
-      [[0, 1], [2, 3]]
-      >>> [g.tolist() for g in groups_of(np.concatenate([half, ~half], axis=1))]
-      [[0, 2], [1, 3]]
+    The classifier that scores a group was trained on stand-ins of the other groups; at most four groups are held out.
     """
+    stand_ins = _stand_ins(to_numpy(signals.reference), to_numpy(signals.member).astype(bool), signals.link, seed)[1]
+    held_out = _held_out(stand_ins)
+    chosen = _better(held_out, stand_ins) if learner == "auto" else learner
+    return [(Scores(fold[chosen], x[:, _BAVARIA]), y) for fold, (x, y) in zip(held_out, stand_ins)]
+
+
+def _stand_ins(
+    reference: np.ndarray, member: np.ndarray, link: Link, seed: int
+) -> tuple[list[_Rest], list[tuple[np.ndarray, np.ndarray]]]:
+    """The references but for each group in turn, and the stand-ins of that group."""
+    check_references(member, need_in=True, need_out=True)
+    reason = too_few_groups(member)
+    if reason:
+        raise DesignError(reason)
     n, m = member.shape
-    for size in range(2, m // 2 + 1):
-        if m % size == 0 and _one_sum(member, size):
-            return [np.arange(i, i + size) for i in range(0, m, size)]
-    centred = member - member.mean(axis=0)
-    norm = np.sqrt((centred**2).sum(axis=0))
-    correlated = np.abs(centred.T @ centred) > _CORRELATED / np.sqrt(max(n, 1)) * np.outer(norm, norm)
-    of = np.arange(m)
-    for i, j in zip(*np.nonzero(correlated)):
-        of[of == of[j]] = of[i]
-    if len(np.unique(of)) == m > 1 and _one_sum(member, m):
-        return [np.arange(m)]
-    return [np.flatnonzero(of == label) for label in np.unique(of)]
-
-
-def _one_sum(member: np.ndarray, size: int) -> bool:
-    """Whether in each block of so many references nearly all records are in equally many, neither none nor all."""
-    sums = (member[:, i : i + size].sum(axis=1) for i in range(0, member.shape[1], size))
-    return all(np.bincount(s, minlength=size + 1)[1:size].max(initial=0) >= _SAME_SUM * len(member) for s in sums)
+    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(_ROWS // m, 1)])
+    without = [_Rest(reference, member, group, link) for group in _usable_groups(member, groups_of(member))]
+    return without, [rest.stand_ins(rows) for rest in without]
 
 
 def too_few_groups(member: Any) -> str:
@@ -136,14 +123,6 @@ def too_few_groups(member: Any) -> str:
             f"{m} references are {len(groups)}. Use num_ref_models={max(2 * m, 4)}."
         )
     return ""
-
-
-def _usable(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
-    check_references(inside, need_in=True, need_out=True)
-    reason = too_few_groups(inside)
-    if reason:
-        raise DesignError(reason)
-    return _usable_groups(inside, groups)
 
 
 def _usable_groups(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -194,27 +173,28 @@ class _Rest:
         return np.concatenate(x), np.concatenate([self.inside[rows, j] for j in self.group])
 
 
-def _better(stand_ins: Sequence[tuple[np.ndarray, np.ndarray]]) -> Literal["boosting", "logistic"]:
-    """The learner with the larger mean AUC on held-out groups; the simpler one unless the other is surely better.
+def _held_out(stand_ins: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """The log-odds by each learner of the first few groups, each held out in turn; none of a single group."""
+    found = []
+    for i in range(min(len(stand_ins), _FOLDS) if len(stand_ins) > 1 else 0):
+        training = [part for j, part in enumerate(stand_ins) if j != i]
+        models = {name: _fit(name, training) for name in ("logistic", "boosting")}
+        found.append({name: model.decision_function(stand_ins[i][0]) for name, model in models.items()})
+    return found
 
-    With a single group nothing can be held out, and the simpler one is taken.
-    """
-    if len(stand_ins) < 2:
-        return "logistic"
+
+def _better(
+    held_out: Sequence[dict[str, np.ndarray]], stand_ins: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> Literal["boosting", "logistic"]:
+    """The learner with the larger mean AUC on held-out groups; the simpler one unless the other is surely better."""
     gained = []
-    for held_out, training in _folds(stand_ins):
-        found = {}
-        for name in ("logistic", "boosting"):
-            score = _fit(name, training).decision_function(held_out[0])
-            found[name] = mann_whitney(score[held_out[1]], score[~held_out[1]])
-        gained.append(found["boosting"] - found["logistic"])
-    error = np.std(gained, ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else 0.0
+    for fold, (_, y) in zip(held_out, stand_ins):
+        auc = {name: mann_whitney(odds[y], odds[~y]) for name, odds in fold.items()}
+        gained.append(auc["boosting"] - auc["logistic"])
+    if not gained:
+        return "logistic"
+    error = np.std(gained, ddof=1) / np.sqrt(len(gained))
     return "boosting" if np.mean(gained) > error else "logistic"
-
-
-def _folds(stand_ins: Sequence[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    for i in range(min(len(stand_ins), _FOLDS)):
-        yield stand_ins[i], [part for j, part in enumerate(stand_ins) if j != i]
 
 
 def _fit(learner: str, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> Any:

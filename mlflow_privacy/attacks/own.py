@@ -19,7 +19,7 @@ from mlflow_privacy.attacks.language import (
     recall,
     zlib_ratio,
 )
-from mlflow_privacy.attacks.learned import learned, too_few_groups
+from mlflow_privacy.attacks.learned import learned, learned_on_references, too_few_groups
 from mlflow_privacy.attacks.lira import lira, lira_offline
 from mlflow_privacy.attacks.population import attack_p, loss_threshold
 from mlflow_privacy.attacks.reference import attack_r
@@ -133,6 +133,7 @@ OWN: dict[str, Attack] = {
             "of members is trained; two groups of them at least.",
             _SHOKRI,
             check=lambda signals: too_few_groups(signals.member),
+            on_references=learned_on_references,
         ),
         Attack(
             "reference",

@@ -73,7 +73,7 @@ def _check_attacks(
     running = f"running are {', '.join(names)}."
     if not names:
         problems.append(f"attacks=[] leaves nothing to run; choose from {', '.join(ATTACKS)}.")
-    if options.headline is not None and options.headline not in names:
+    if options.headline not in (None, "auto", *names):
         problems.append(f"headline={options.headline!r} is not among the attacks; {running}")
     problems += [
         f"attack_options has {name!r}, which does not run; {running}"

@@ -17,6 +17,7 @@ from mlflow_privacy.auditing.blind_memory import baseline_for
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
 from mlflow_privacy.auditing.familiar import check_familiar, check_logged_quality
+from mlflow_privacy.auditing.headline import headline_of
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import in_canonical_order, questions
@@ -98,8 +99,8 @@ def audit(
     clock.lap("references")
 
     signals = stack_signals(own, references, member)
+    headline, choice = headline_of(names, signals, options)
     attacks = tuple(attack_result(name, signals, member, options) for name in names)
-    headline = options.headline or names[0]
     slices = {name: column(asked, name) for name in options.slices}
     attacks = each_by_group(attacks, member, slicings_of(target.task, asked.y, slices), headline, options)
     clock.lap("attacks")
@@ -112,9 +113,7 @@ def audit(
     if answer is not None:
         clock.lap(f"game {game.name}")
 
-    repeated = None
-    if aside:
-        repeated = score_repeated(aside[0], own_further[-1], references, signals, target, design, names, options)
+    repeated = score_repeated(aside, own_further, references, signals, target, design, names, options)
 
     blind = baseline_for(asked, member, ask.keys[0], options, store)
     clock.lap("blind baseline")
@@ -127,6 +126,7 @@ def audit(
         y=shown_labels(asked.y),
         attacks=attacks,
         headline=headline,
+        choice=choice,
         blind=blind,
         fidelity=fidelity.fidelity_of(own[0], member, references, asked.y),
         references=findings.describe_references(references, design, target, ask.queries),

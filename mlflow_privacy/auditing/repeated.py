@@ -38,23 +38,25 @@ def ask_repeated(target: AuditTarget, design: Design, options: AuditOptions) -> 
 
 
 def score_repeated(
-    question: Question,
-    own: ModelOutputs,
+    aside: Sequence[Question],
+    own: Sequence[ModelOutputs],
     references: References | None,
     signals: Signals,
     target: AuditTarget,
     design: Design,
     attacks: Sequence[str],
     options: AuditOptions,
-) -> Repeated:
-    """Metrics of the attacks on repeated records alone.
+) -> Repeated | None:
+    """Metrics of the attacks on repeated records alone; None if nobody asked.
 
     Args:
-      question: the last that every model was asked; own: the target's answer.
+      aside: of `ask_repeated`, the last that every model was asked; own: the target's answers.
       signals: of the audited records, of which the population is used.
       attacks: names of those that ran; those that need extra signals are left out.
     """
-    rows = question.about["rows"]
+    if not aside:
+        return None
+    rows = aside[0].about["rows"]
     member = np.asarray(target.membership, bool)[rows]
     n_in, n_out = int(member.sum()), int((~member).sum())
     metrics: dict[str, dict[str, Estimate]] = {}
@@ -63,7 +65,7 @@ def score_repeated(
         if references is not None:
             reference = side_by_side([each[-1].signal for each in references.further])
             trained_on = np.ascontiguousarray(design.together(references.rows).T[rows])
-        apart = dataclasses.replace(signals, target=own.signal, reference=reference, member=trained_on, extra={})
+        apart = dataclasses.replace(signals, target=own[-1].signal, reference=reference, member=trained_on, extra={})
         for name in attacks:
             if not available(name, apart, options.attack_options.get(name, {})):
                 metrics[name] = dict(attack_result(name, apart, member, options).metrics)

@@ -6,8 +6,9 @@ import pytest
 from mlflow_privacy.attacks import available, lira, rmia, run_attack
 from mlflow_privacy.attacks import learned as module_function
 from mlflow_privacy.attacks.bavaria import bavaria
-from mlflow_privacy.attacks.learned import FEATURES, _Rest, groups_of, learned
+from mlflow_privacy.attacks.learned import FEATURES, _Rest, learned
 from mlflow_privacy.attacks.rmia import log_average
+from mlflow_privacy.attacks.stand_ins import groups_of
 from mlflow_privacy.design import Design
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.metrics import auc

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.attacks import ATTACKS, available, loadable_attacks, run_attack
+from mlflow_privacy.attacks.stand_ins import groups_of, stand_in
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest
 from mlflow_privacy.games.game import Game, GameEvidence, Question
@@ -131,8 +132,9 @@ def _trim(part: RangePart, attack: str, given: Mapping[str, Any], options: Range
     if options.score != "trimmed_mean":
         return None
     columns, kept = [], []
-    for j in range(part.signals.reference.shape[1]):
-        signals = _stand_in(part.signals, j)
+    groups = groups_of(np.asarray(part.signals.member, bool))
+    for j, own in ((j, group) for group in groups for j in group):
+        signals = stand_in(part.signals, j, own)
         name = next((a for a in (attack, "rmia_offline") if signals and not available(a, signals)), None)
         row = part.reference_member[:, j]
         if signals is None or name is None or row.all() or not row.any():
@@ -141,26 +143,6 @@ def _trim(part: RangePart, attack: str, given: Mapping[str, Any], options: Range
         columns.append(np.asarray(scores.value, np.float64).reshape(len(part.member), -1))
         kept.append(row)
     return tune_trim(np.stack(columns, axis=2), np.stack(kept, axis=1)) if columns else None
-
-
-def _stand_in(signals: Signals, j: int) -> Signals | None:
-    """Reference j as the target of the others; its complement is left out, because the target has none."""
-    member = np.asarray(signals.member, bool)
-    others = [i for i in range(member.shape[1]) if i != j and not (member[:, i] ^ member[:, j]).all()]
-    if not others:
-        return None
-    outside = ~np.asarray(signals.population_member, bool)[:, j]
-    if not outside.any():
-        return None
-    return Signals(
-        target=signals.reference[:, j],
-        reference=signals.reference[:, others],
-        member=member[:, others],
-        population=signals.population_reference[outside, j],
-        population_reference=signals.population_reference[outside][:, others],
-        population_member=signals.population_member[outside][:, others],
-        link=signals.link,
-    )
 
 
 def _ways(samples: np.ndarray, trim: Trim | None) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from collections import Counter
 from mlflow_privacy.report.document import Check
 from mlflow_privacy.report.text import blind_differs, format_estimate, headline_attack, plain_text
 from mlflow_privacy.stats import surely_another_rate
-from mlflow_privacy.types import AuditResult
+from mlflow_privacy.types import AuditResult, HeadlineChoice
 
 FEW_REFERENCES = 4  # as in `findings`
 _GAP, _SHARE_GAP = 0.05, 0.15
@@ -272,11 +272,27 @@ def _lineage(result: AuditResult) -> Check:
     return Check(name, "ok", "model, data and recipe are known", "Nothing to do.")
 
 
+def _compared(choice: HeadlineChoice, title: str) -> str:
+    """Which attack was chosen on the references, and what each found of them.
+
+    >>> from mlflow_privacy.types import AttackStrength
+    >>> rows = (AttackStrength("lira", 0.53, 0.01, 4), AttackStrength("rmia", 0.31, 0.01, 4))
+    >>> _compared(HeadlineChoice("lira", "tpr_at_fpr_0.01", rows), "LiRA")
+    'LiRA was chosen on 4 reference models before the target was scored, by the TPR at 1 % FPR: lira 0.530, rmia 0.310'
+    """
+    by = "AUC" if choice.metric == "auc" else "TPR at 1 % FPR"
+    found = ", ".join(f"{row.name} {row.mean:.3f}" for row in choice.table)
+    n = max(row.n for row in choice.table)
+    return f"{title} was chosen on {n} reference models before the target was scored, by the {by}: {found}"
+
+
 def _choice(result: AuditResult) -> Check:
     name, n = "Choice of the attack", len(result.attacks)
     title = plain_text(headline_attack(result).title, 60)
     if n == 1:
         return Check(name, "ok", f"one attack ran: {title}", "Further attacks may find more.")
+    if result.choice is not None:
+        return Check(name, "ok", _compared(result.choice, title), "It counts, whatever the others find of the target.")
     return Check(
         name,
         "ok",

@@ -1,0 +1,87 @@
+"""Which attack the verdict is about: the strongest one on the references, chosen before the target is scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlflow_privacy.attacks import ATTACKS, available, run_attack
+from mlflow_privacy.attacks.stand_ins import groups_of, stand_in
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.metrics.roc import tally, tpr_value
+from mlflow_privacy.stats import mann_whitney
+from mlflow_privacy.types import AttackStrength, HeadlineChoice, Scores, Signals
+
+_logger = logging.getLogger(__name__)
+_FPR = 0.01
+_RESOLVES = 2 / _FPR  # non-members of a stand-in, from which the TPR at 1 % tells attacks apart; else the AUC
+_STAND_INS = 8
+# Simpler first: among attacks that the references do not tell apart the verdict is about the first of these.
+_SIMPLER = (
+    "gap", "loss", "population", "reference", "rmia_offline", "lira_offline", "bavaria_offline", "rmia", "lira",
+    "bavaria", "learned",
+)  # fmt: skip
+
+
+def headline_of(names: Sequence[str], signals: Signals, options: AuditOptions) -> tuple[str, HeadlineChoice | None]:
+    """The attack of the verdict, and how it was chosen; None where it was named, or where nothing could be compared.
+
+    With `headline="auto"` each attack attacks references in the target's place, whole groups of the design left out, at
+    most eight of them. The largest mean TPR at 1 % FPR wins (the AUC, where a stand-in has fewer than 200 non-members);
+    of attacks within one standard error of it the simplest. The target's signals are not looked at.
+
+    Args:
+      names: of the attacks that run, the first of which is taken where there is nothing to compare: no references, or
+        references of one group.
+    """
+    if options.headline not in (None, "auto"):
+        return str(options.headline), None
+    first = names[0]
+    if options.headline is None or len(names) == 1 or not signals.member.shape[1]:
+        return first, None
+    member = np.asarray(signals.member, bool)
+    resolved = (~member).sum(axis=0).min() >= _RESOLVES
+    found = {name: _on_references(name, signals, options, by_tpr=bool(resolved)) for name in names}
+    compared = {name: values for name, values in found.items() if len(values)}
+    if len(compared) < 2:
+        return first, None
+    rows = [AttackStrength(name, float(v.mean()), _error(v), len(v)) for name, v in compared.items()]
+    best = max(rows, key=lambda row: row.mean)
+    near = [row.name for row in rows if row.mean >= best.mean - best.error]
+    chosen = min(near, key=lambda name: _SIMPLER.index(name) if name in _SIMPLER else len(_SIMPLER))
+    _logger.info("The verdict is about %s, the strongest attack on the reference models.", chosen)
+    metric = "tpr_at_fpr_0.01" if resolved else "auc"
+    return chosen, HeadlineChoice(chosen, metric, tuple(sorted(rows, key=lambda row: -row.mean)))
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _on_references(name: str, signals: Signals, options: AuditOptions, *, by_tpr: bool) -> np.ndarray:
+    """What one attack finds of each reference in the target's place; empty if it cannot be run on one."""
+    attack, given = ATTACKS[name], options.attack_options.get(name, {})
+    if attack.extras or available(name, signals, given):
+        return np.empty(0)
+    if attack.on_references is not None:
+        scored = list(attack.on_references(signals, **given))
+    else:
+        member = np.asarray(signals.member, bool)
+        groups = groups_of(member)
+        picked = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _STAND_INS)).round().astype(int))
+        scored = []
+        for position, k in enumerate(picked):
+            j = int(groups[k][position % len(groups[k])])
+            one = stand_in(signals, j, groups[k])
+            if one is not None and not available(name, one, given):
+                scored.append((run_attack(name, one, **given)[0], member[:, j]))
+    return np.array(
+        [_strength(scores, truth, by_tpr=by_tpr) for scores, truth in scored if 0 < truth.sum() < len(truth)]
+    )
+
+
+def _strength(scores: Scores, truth: np.ndarray, *, by_tpr: bool) -> float:
+    ranks = scores.rank()
+    return tpr_value(tally(ranks, truth), _FPR) if by_tpr else mann_whitney(ranks[truth], ranks[~truth])

@@ -1,0 +1,111 @@
+"""headline="auto": the attack that is strongest on the references, whatever the target says."""
+
+import numpy as np
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+
+from mlflow_privacy.auditing.headline import headline_of
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.pipeline import audit
+from mlflow_privacy.design import Design
+from mlflow_privacy.errors import ConfigError
+from mlflow_privacy.metrics import auc
+from mlflow_privacy.report.sections.checks import checks
+from mlflow_privacy.trainers import make_recipe
+from mlflow_privacy.types import AuditedModel, AuditTarget, Records, Signals, to_json
+
+ALL = ("rmia", "lira", "bavaria", "learned", "rmia_offline", "population")
+AUTO = AuditOptions(headline="auto", attacks=list(ALL))
+
+
+def signals_of(seed, *, n=600, m=8, leak=1.0, fraction=0.5):
+    rng = np.random.default_rng(seed)
+    member = Design(f"{seed:064x}", n, seed=seed, fraction=fraction).rows(range(m)).T
+    truth = rng.random(n) < 0.5
+    spread, mean = np.sqrt(3 / rng.chisquare(6, n)), rng.normal(0, 3, n)
+    gain = leak * np.abs(rng.normal(size=n))
+    reference = mean[:, None] + gain[:, None] * member + spread[:, None] * rng.normal(size=(n, m))
+    target = mean + gain * truth + spread * rng.normal(size=n)
+    out = ~truth
+    return Signals(target, reference, member, target[out], reference[out], member[out]), truth
+
+
+def test_the_strongest_on_the_references_is_taken_and_all_are_shown():
+    signals, _ = signals_of(0, n=3000)
+    name, choice = headline_of(ALL, signals, AUTO)
+    assert (name, choice.name, choice.metric) == ("learned", "learned", "tpr_at_fpr_0.01")
+    assert {row.name for row in choice.table} == set(ALL)
+    assert [row.mean for row in choice.table] == sorted((row.mean for row in choice.table), reverse=True)
+    assert all(row.n == 4 for row in choice.table)
+
+
+def test_the_target_changes_nothing():
+    signals, _ = signals_of(1)
+    other = Signals(
+        -signals.target, signals.reference, signals.member, -signals.population, *(
+            signals.population_reference, signals.population_member
+        )
+    )  # fmt: skip
+    assert headline_of(ALL, signals, AUTO) == headline_of(ALL, other, AUTO)
+
+
+def test_attacks_that_the_references_do_not_tell_apart_give_way_to_the_simplest():
+    """Of models that leak nothing all find chance alone; LiRA and BaVarIA differ by less than an error."""
+    signals, _ = signals_of(2, leak=0.0)
+    name, choice = headline_of(("learned", "bavaria", "rmia_offline"), signals, AUTO)
+    best = choice.table[0]
+    near = [row.name for row in choice.table if row.mean >= best.mean - best.error]
+    assert name == min(near, key=["rmia_offline", "bavaria", "learned"].index)
+
+
+def test_small_pools_are_compared_by_their_auc_and_windows_whole():
+    signals, _ = signals_of(3, n=150, m=10, fraction=0.8)
+    name, choice = headline_of(ALL, signals, AUTO)
+    assert choice.metric == "auc"
+    assert name in ALL
+    assert {row.n for row in choice.table} == {2}
+
+
+@pytest.mark.parametrize("m", [0, 2])
+def test_without_two_groups_the_first_attack_stays(m):
+    signals, _ = signals_of(4, m=8)
+    few = Signals(
+        signals.target, signals.reference[:, :m], signals.member[:, :m], signals.population,
+        signals.population_reference[:, :m], signals.population_member[:, :m],
+    )  # fmt: skip
+    assert headline_of(("rmia", "lira"), few, AUTO) == ("rmia", None)
+    assert headline_of(("rmia", "lira"), signals, AuditOptions()) == ("rmia", None)
+    assert headline_of(("rmia", "lira"), signals, AuditOptions(headline="lira")) == ("lira", None)
+
+
+def test_the_chosen_attack_finds_nothing_where_nothing_is():
+    """400 targets that leak nothing: the chosen attack's interval lies above one half in at most 5 %."""
+    names, above = ("rmia", "lira", "bavaria", "rmia_offline"), 0
+    from mlflow_privacy.attacks import run_attack
+
+    for seed in range(400):
+        signals, truth = signals_of(seed, n=160, m=4, leak=0.0)
+        name, _ = headline_of(names, signals, AUTO)
+        above += auc(run_attack(name, signals)[0].rank(), truth).low > 0.5
+    assert above <= 20
+
+
+def test_an_audit_says_how_it_chose():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 6))
+    y = (x[:, 0] + rng.normal(size=600) > 0).astype(int)
+    model = RandomForestClassifier(10, random_state=0).fit(x[:300], y[:300])
+    pool = Records(x, y, np.arange(600).astype(str))
+    named = AuditedModel("memory", None, None, None, None, "sklearn", model)
+    target = AuditTarget(
+        named, pool, np.arange(600) < 300, "classification", recipe=make_recipe(model, task="classification")
+    )
+    options = {"num_ref_models": 4, "progress": False, "blind_baseline": False, "device": "cpu", "n_workers": 1}
+    result = audit(target, AuditOptions(headline="auto", attacks=["rmia", "lira", "population"], **options))
+    assert result.headline == result.choice.name
+    row = next(check for check in checks(result) if check.name == "Choice of the attack")
+    assert "before the target was scored, by the TPR at 1 % FPR" in row.figure
+    assert to_json(result)["choice"]["table"][0]["n"] == 2
+    assert audit(target, AuditOptions(attacks=["rmia", "lira"], **options)).choice is None
+    with pytest.raises(ConfigError, match="headline='learnt' is not among the attacks"):
+        audit(target, AuditOptions(headline="learnt", **options))
