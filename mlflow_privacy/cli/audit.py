@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--train", help="Training records (the members): CSV, Parquet, NPZ, … Default: the model's lineage.")
 @click.option("--holdout", help="Held-out records (the non-members). Default: the model's lineage.")
 @click.option("--population", help="Records that no audited model trained on. Default: lineage, or the non-members.")
-@click.option("--targets", metavar="COLUMN", help="Label column of the files above.")
+@click.option("--targets", multiple=True, metavar="COLUMN", help="Label column of the files above; or several.")
 @click.option(
     "--class", "classes", multiple=True, metavar="LABEL", help="Of each output in order, repeatable. Default: sorted."
 )
@@ -65,6 +65,7 @@ def command(
     attacks: tuple[str, ...],
     classes: tuple[str, ...],
     output: tuple[str, ...],
+    targets: tuple[str, ...],
     game_options: tuple[str, ...],
     slices: tuple[str, ...],
     show_records: bool,
@@ -85,6 +86,8 @@ def command(
         options["attacks"] = list(attacks)
     if classes:
         options["classes"] = list(classes)
+    if targets:
+        options["targets"] = targets[0] if len(targets) == 1 else list(targets)
     if output:
         options["output"] = output[0] if output in (("logits",), ("probabilities",)) else list(output)
     if game_options:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlflow_privacy.fingerprint import record_keys
-from mlflow_privacy.lineage.tables import Table
+from mlflow_privacy.lineage.tables import Table, Targets
 from mlflow_privacy.types import Records
 
 _HASHED = 10_000  # rows that MLflow's digest covers
@@ -109,7 +109,7 @@ def _as_type(column: Any, dtype: Any) -> Any:
 # --- by digest ---------------------------------------------------------------------------------------------------
 
 
-def rows_by_digest(frame: Any, digest: str, n: int, *, targets: str | None, whole: int | None) -> Drawn | None:
+def rows_by_digest(frame: Any, digest: str, n: int, *, targets: Targets | None, whole: int | None) -> Drawn | None:
     """The n rows of a frame of a file that have MLflow's digest, with the index that they were drawn with.
 
     Args:
@@ -167,7 +167,8 @@ def _digests_of(frame: Any, total: int) -> Callable[[np.ndarray, np.ndarray], st
     import pandas as pd
     from pandas.util import hash_pandas_object
 
-    texts = [name for name in frame.columns if frame[name].map(type).eq(str).all()]
+    strings = [name for name, kind in frame.dtypes.items() if getattr(kind, "kind", "O") not in "biufcmM"]
+    texts = [name for name in strings if frame[name].map(type).eq(str).all()]
     hashed = frame[pd.Index(texts).union(frame.select_dtypes(include=[np.number]).columns)]
     names = b"".join(str(name).encode() for name in frame.columns)
     columns, last = _prefix([hash_pandas_object(hashed[name], index=False).to_numpy() for name in hashed], len(frame))

@@ -34,7 +34,7 @@ from mlflow_privacy.lineage.recipe import named_base, plain_recipe
 from mlflow_privacy.lineage.records import named_texts
 from mlflow_privacy.lineage.several import fork_of, write_fork
 from mlflow_privacy.lineage.sources import read_uri
-from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+from mlflow_privacy.lineage.tables import Table, as_table, names_of, one_or_many, table_digest
 from mlflow_privacy.store.mlflow_private import address_on_server, dataset_entity
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def log_lineage(
     holdout: Any = None,
     population: Any = None,
     recipe: Mapping[str, Any] | None = None,
-    targets: str | None = None,
+    targets: str | Sequence[str] | None = None,
     text: str | None = None,
     prompt: str | None = None,
     classes: Sequence[Any] | None = None,
@@ -79,7 +79,7 @@ def log_lineage(
       recipe: how it is trained, in plain values: {"optimizer": "sgd", "learning_rate": 0.1, "epochs": 20, …}. For a
         language model "base" is the checkpoint that it starts from: a hub name, a folder, or the live model, of which
         name and SHA-256 are kept.
-      targets: the label column of frames.
+      targets: the label column of frames, or the columns of several targets.
       text: the column that a language model reads, of frames, Hugging Face datasets and files; a list of strings gets
         this name. Such data needs no labels, but for a classifier.
       prompt: the column that stands before the text and is not learned.
@@ -142,7 +142,7 @@ def log_lineage(
     with tempfile.TemporaryDirectory(prefix="mlflow-privacy-") as local:
         for role, data in given.items():
             rows = {"mask": mask, "row_indices": row_indices, "canaries": canaries} if role == "train" else {}
-            columns = {"targets": targets, "text": text, "prompt": prompt}
+            columns = {"targets": one_or_many(targets), "text": text, "prompt": prompt}
             entries[role], logged = _log_data(
                 client, files, folder, Path(local), role, data, columns, store, stem=stem, **rows
             )
@@ -153,7 +153,7 @@ def log_lineage(
             entries[SPLIT] = Entry(
                 SPLIT,
                 n=n,
-                targets=targets,
+                targets=one_or_many(targets),
                 text=text,
                 prompt=prompt,
                 rows=_log_rows(client, run_id, folder, local, SPLIT, rows_of),
@@ -254,7 +254,7 @@ def _log_data(
     local: Path,
     role: str,
     data: Any,
-    columns: Mapping[str, str | None],
+    columns: Mapping[str, Any],
     store: str,
     *,
     stem: str = "",
@@ -280,9 +280,8 @@ def _log_data(
             f"{role} has features but no labels: pass ({role}_x, {role}_y); of an autoencoder ({role}_x, {role}_x)."
         )
     if table.is_frame and targets is not None and table.targets is None:
-        raise LineageError(
-            f"{role} has no target column {targets!r}; its columns are {', '.join(map(str, table.x.columns))}."
-        )
+        wanted, shown = " and ".join(map(repr, names_of(targets))), ", ".join(map(str, table.x.columns))
+        raise LineageError(f"{role} has no target column {wanted}; its columns are {shown}.")
     stray = [name for name in (text, prompt) if name is not None and not (table.is_frame and name in table.x.columns)]
     if stray:
         shown = ", ".join(map(str, table.x.columns)) if table.is_frame else "none: it is an array"

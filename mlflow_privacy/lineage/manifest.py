@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
+from mlflow_privacy.lineage.tables import Targets, one_or_many
 
 if TYPE_CHECKING:
     from mlflow_privacy.store.fetch import RunFiles
@@ -38,7 +39,7 @@ class Entry:
       rows: file beside the manifest with the row indices per role, if not the whole data set belongs to `role`.
       canaries: file beside the manifest with the rows that are canaries: a coin decided about each of them. All rows
         of the held-out data then are canaries that were left out.
-      targets: label column.
+      targets: label column, or several.
       text, prompt: columns that a language model reads.
       name: of the MLflow dataset input that was logged with it.
       of_run: whether its files lie with the run's manifest, and not beside this one.
@@ -52,7 +53,7 @@ class Entry:
     uri: str | None = None
     rows: str | None = None
     canaries: str | None = None
-    targets: str | None = None
+    targets: Targets | None = None
     text: str | None = None
     prompt: str | None = None
     name: str | None = None
@@ -108,6 +109,7 @@ class Manifest:
                 Entry(**{k: v for k, v in item.items() if k in known}, folder=FOLDER if item.get("of_run") else folder)
                 for item in data["datasets"]
             ]
+            entries = [dataclasses.replace(entry, targets=one_or_many(entry.targets)) for entry in entries]
             recipe, classes, logged_at = data.get("recipe"), data.get("classes"), data.get("logged_at")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LineageError(f"{where} is not a lineage manifest ({error!r}): log the lineage again.") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mlflow_privacy.lineage.tables import Targets, one_or_many
 
 
 class LineageOptions(BaseModel):
@@ -16,7 +18,7 @@ class LineageOptions(BaseModel):
     train: Any = None
     holdout: Any = None
     population: Any = None
-    targets: str | None = None
+    targets: Annotated[Targets | None, BeforeValidator(one_or_many)] = None
     classes: Sequence[Any] | None = None
     task: Literal["classification", "regression"] | None = None
     recipe: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
-from mlflow_privacy.lineage.tables import PAIRS, Table, as_table
+from mlflow_privacy.lineage.tables import PAIRS, Table, Targets, as_table
 
 _MAX_DIGEST_ROWS = 10_000  # mlflow.data hashes no more
 _SHOWN = 5
@@ -25,7 +25,7 @@ class Reading:
     kind: str
     data: Any
     y: np.ndarray | None = None
-    targets: str | None = None
+    targets: Targets | None = None
     whole: Any = None
 
     def __len__(self) -> int:
@@ -103,7 +103,12 @@ def _first_rows(data: Any) -> Any:
 
 
 def readings(
-    raw: Any, kind: str | None, profile: Mapping[str, Any], columns: Mapping[str, str], targets: str | None, split: Any
+    raw: Any,
+    kind: str | None,
+    profile: Mapping[str, Any],
+    columns: Mapping[str, str],
+    targets: Targets | None,
+    split: Any,
 ) -> Iterator[Reading]:
     """The ways in which `raw` may be the logged dataset, the likeliest first; at least one."""
     if isinstance(raw, Mapping) and not all(isinstance(v, np.ndarray) for v in raw.values()):
@@ -147,7 +152,7 @@ def _split_readings(
     kind: str | None,
     profile: Mapping[str, Any],
     columns: Mapping[str, str],
-    targets: str | None,
+    targets: Targets | None,
     split: str | None,
 ) -> Iterator[Reading]:
     """One reading per split of a DatasetDict; without a digest the split must be the only one, or have the context's
@@ -162,7 +167,7 @@ def _split_readings(
         yield from readings(splits[name], kind, profile, columns, targets, split)
 
 
-def _array_readings(raw: Any, profile: Mapping[str, Any], targets: str | None) -> Iterator[Reading]:
+def _array_readings(raw: Any, profile: Mapping[str, Any], targets: Targets | None) -> Iterator[Reading]:
     """Pairs of features and labels with the logged shapes; the digest chooses among them."""
     shape_x, shape_y = profile.get("features_shape"), profile.get("targets_shape")
     if isinstance(shape_x, dict) and not isinstance(shape_y, dict):

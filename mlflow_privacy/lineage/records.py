@@ -10,7 +10,7 @@ import numpy as np
 
 from mlflow_privacy.errors import LineageError
 from mlflow_privacy.lineage.chats import of_chats, written
-from mlflow_privacy.lineage.tables import Table
+from mlflow_privacy.lineage.tables import Table, Targets, names_of
 from mlflow_privacy.trainers.torch.columns import expanded
 from mlflow_privacy.types import Records
 
@@ -111,7 +111,7 @@ def to_records(
     prefix: str,
     *,
     index: np.ndarray | None = None,
-    targets: str | None = None,
+    targets: Targets | None = None,
     inputs: Sequence[str] | None = None,
 ) -> Records:
     """Splits a table into features and labels, and names its records.
@@ -120,7 +120,7 @@ def to_records(
       table: n rows.
       prefix: of the row ids: "train" gives "train:0", "train:1", …: row numbers of the data set, from 0.
       index: which rows; all if None.
-      targets: the label column, as the caller or the lineage names it.
+      targets: the label column or columns, as the caller or the lineage names them.
       inputs: the feature columns of the model's signature; other columns are left out.
 
     Raises:
@@ -143,7 +143,7 @@ def to_records(
     return Records(x, y, np.array([f"{prefix}:{i}" for i in row_ids.tolist()], dtype=str))
 
 
-def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) -> tuple[Any, np.ndarray]:
+def _split_frame(frame: Any, targets: Targets | None, inputs: Sequence[str] | None) -> tuple[Any, np.ndarray]:
     """Feature columns and labels; without a name the labels are the only column that the model does not take."""
     names = {str(c): c for c in frame.columns}
     known = expanded(list(inputs or []), list(names))
@@ -153,8 +153,9 @@ def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) 
             f"it has no column {', '.join(map(repr, missing[:5]))}, which the model's signature takes; its columns are "
             f"{_some(names)}"
         )
-    if targets is not None and targets not in names:
-        raise LineageError(f"it has no target column {targets!r}; its columns are {_some(names)}")
+    lacking = [name for name in names_of(targets) if name not in names]
+    if lacking:
+        raise LineageError(f"it has no target column {_some(lacking)}; its columns are {_some(names)}")
     rest = [name for name in names if name not in known and not _INDEX.fullmatch(name)]
     if targets is None:
         if not known:
@@ -172,8 +173,10 @@ def _split_frame(frame: Any, targets: str | None, inputs: Sequence[str] | None) 
                 + '; name it: log_lineage(targets=...), or evaluator_config={"privacy_meter": {"targets": ...}}'
             )
         targets = rest[0]
-    features = [n for n in known if n != targets] if known else [n for n in names if n != targets]
-    return frame[[names[n] for n in features]], frame[names[targets]].to_numpy()
+    wanted = names_of(targets)
+    features = [n for n in known or names if n not in wanted]
+    labels = [names[name] for name in wanted]
+    return frame[[names[n] for n in features]], frame[labels[0] if len(labels) == 1 else labels].to_numpy()
 
 
 def _some(names: Any) -> str:

@@ -23,7 +23,7 @@ from mlflow_privacy.lineage.quality import logged_quality
 from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
 from mlflow_privacy.lineage.records import for_model, same_form, text_records, to_records
 from mlflow_privacy.lineage.several import inputs_of_model
-from mlflow_privacy.lineage.tables import table_digest
+from mlflow_privacy.lineage.tables import names_of, table_digest
 from mlflow_privacy.lineage.text_model import with_settings
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, DataSource, Records
@@ -214,7 +214,7 @@ def _part_records(
 def _label_name(parts: Sequence[Part]) -> str:
     """Name of the label column, as the lineage or the training data itself gives it."""
     named = (part.targets or part.table.targets for part in parts if part.role == "train")
-    return next((str(name) for name in named if name), "")
+    return next((", ".join(names_of(name)) for name in named if name), "")
 
 
 def _joined(parts: Sequence[Records], what: str) -> Records:

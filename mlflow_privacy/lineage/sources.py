@@ -23,7 +23,7 @@ from mlflow_privacy.lineage.files import read_path
 from mlflow_privacy.lineage.patience import download, within_limits
 from mlflow_privacy.lineage.places import Places
 from mlflow_privacy.lineage.readings import Reading, digest_kind, readings
-from mlflow_privacy.lineage.tables import Table, as_table
+from mlflow_privacy.lineage.tables import Table, Targets, as_table
 
 _logger = logging.getLogger(__name__)
 _MLFLOW_DIGEST = re.compile(r"[0-9a-f]{8}")
@@ -96,7 +96,7 @@ def describe_source(dataset: Any) -> str:
 def load_dataset(
     dataset: Any,
     *,
-    targets: str | None,
+    targets: Targets | None,
     split: str | None,
     allow_mismatch: bool,
     places: Places = Places(),  # noqa: B008 (frozen)
@@ -280,7 +280,7 @@ def _verified(
     columns: Mapping[str, str],
     where: str,
     *,
-    targets: str | None,
+    targets: Targets | None,
     split: str | None,
     allow_mismatch: bool,
     whole: int | None = None,

@@ -25,6 +25,9 @@ PAIRS = (
 )  # fmt: skip
 
 
+Targets = str | tuple[str, ...]  # the label column, or several
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Features and labels as they were found, before the label column is known.
@@ -32,12 +35,12 @@ class Table:
     Attributes:
       x: (n, ...) array, or a DataFrame of n rows which still holds the label column while `y` is None.
       y: (n,) labels, or None.
-      targets: the label column of `x` if the data itself declares it.
+      targets: the label column (or columns) of `x` if the data itself declares it.
     """
 
     x: Any
     y: np.ndarray | None = None
-    targets: str | None = None
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -64,14 +67,36 @@ def table_digest(table: Table) -> str:
     return data_digest(Records(x, y, np.arange(n)))
 
 
-def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Table:
+def one_or_many(targets: Any) -> Targets | None:
+    """The name of the label column, or the names of several.
+
+    >>> one_or_many(["u", "v"]), one_or_many(["u"]), one_or_many("u"), one_or_many(None)
+    (('u', 'v'), 'u', 'u', None)
+    """
+    if targets is None or isinstance(targets, str):
+        return targets
+    names = tuple(str(name) for name in targets)
+    return names[0] if len(names) == 1 else names or None
+
+
+def names_of(targets: Targets | None) -> tuple[str, ...]:
+    """The label columns by name, () for none."""
+    return () if targets is None else (targets,) if isinstance(targets, str) else targets
+
+
+def _known(targets: Targets | None, columns: Any) -> Targets | None:
+    """The label columns if all of them are there, else None."""
+    return targets if targets is not None and all(name in columns for name in names_of(targets)) else None
+
+
+def as_table(data: Any, *, targets: Targets | None = None, what: str = "data") -> Table:
     """A table from anything a training script holds.
 
     Args:
       data: DataFrame, (x, y), `Records`, torch dataset of (x, y) pairs, Hugging Face dataset, dict of arrays, array,
         or an MLflow dataset. In a pair x may be several arrays, a dict or a tuple of them: they become the columns of a
         frame (`trainers.torch.columns`).
-      targets: the label column of a frame, or the label array of a dict.
+      targets: the label column (or columns) of a frame, or the label array of a dict.
       what: how to call it in an error.
 
     Raises:
@@ -85,7 +110,7 @@ def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Ta
     if isinstance(data, Records):
         return _pair(data.x, data.y, targets, what)
     if hasattr(data, "iloc") and hasattr(data, "columns"):
-        return Table(_plain_cells(data), None, targets if targets in data.columns else None)
+        return Table(_plain_cells(data), None, _known(targets, data.columns))
     package = type(data).__module__.split(".")[0]
     if package == "polars" and hasattr(data, "to_pandas"):
         return as_table(data.to_pandas(), targets=targets, what=what)
@@ -110,19 +135,26 @@ def as_table(data: Any, *, targets: str | None = None, what: str = "data") -> Ta
     )
 
 
-def _pair(x: Any, y: Any, targets: str | None, what: str) -> Table:
+def _pair(x: Any, y: Any, targets: Targets | None, what: str) -> Table:
     """Features and labels given apart; a frame takes the labels as one more column."""
     x = _one_table(x, y, what)
     if hasattr(x, "iloc") and hasattr(x, "columns"):
         labels = _array(y)
         labels = labels.ravel() if labels.ndim == 2 and labels.shape[1] == 1 else labels
         _same_length(x, labels, what)
-        if labels.ndim != 1:
+        if labels.ndim > 2:
             return Table(x.to_numpy(), labels)
-        name = targets or getattr(y, "name", None) or "target"
-        while name in x.columns:
-            name = f"{name}_"
-        return Table(x.assign(**{str(name): labels}), None, str(name))
+        if labels.ndim == 2:
+            wanted = list(getattr(y, "columns", [f"target_{i}" for i in range(labels.shape[1])]))
+        else:
+            wanted = [names_of(targets)[0] if targets else getattr(y, "name", None) or "target"]
+        names: list[str] = []
+        for name in map(str, wanted):
+            while name in x.columns or name in names:
+                name = f"{name}_"
+            names.append(name)
+        columns = dict(zip(names, labels.reshape(len(labels), -1).T))
+        return Table(x.assign(**columns), None, one_or_many(names))
     if hasattr(x, "toarray"):  # scipy.sparse
         if x.shape[0] * x.shape[1] * x.dtype.itemsize > _MAX_DENSE:
             raise LineageError(
@@ -235,7 +267,7 @@ def _inputs(record: Sequence[Any]) -> Any:
     return record[0] if len(record) == 2 else tuple(record[:-1])
 
 
-def _from_hugging_face(data: Any, targets: str | None, what: str) -> Table:
+def _from_hugging_face(data: Any, targets: Targets | None, what: str) -> Table:
     """A Hugging Face dataset; a single ClassLabel column is the label it declares itself."""
     if isinstance(data, Mapping):
         raise LineageError(
@@ -254,7 +286,7 @@ def _from_hugging_face(data: Any, targets: str | None, what: str) -> Table:
         if not x.dtype.hasobject:
             return Table(x, np.asarray(arrays[targets]))
     frame = _plain_cells(data.with_format(None).to_pandas())
-    return Table(frame, None, targets if targets in frame.columns else None)
+    return Table(frame, None, _known(targets, frame.columns))
 
 
 def _plain_cells(frame: Any) -> Any:
@@ -273,7 +305,7 @@ def _as_list(value: Any) -> Any:
     return [_as_list(v) for v in value] if isinstance(value, list) else value
 
 
-def _from_mlflow(data: Any, targets: str | None, what: str) -> Table:
+def _from_mlflow(data: Any, targets: Targets | None, what: str) -> Table:
     """An MLflow dataset that still holds its data."""
     targets = targets or (data.targets if isinstance(getattr(data, "targets", None), str) else None)
     if hasattr(data, "ds"):
@@ -291,7 +323,7 @@ def _from_mlflow(data: Any, targets: str | None, what: str) -> Table:
     )
 
 
-def _from_arrays(data: Mapping[str, Any], targets: str | None, what: str) -> Table:
+def _from_arrays(data: Mapping[str, Any], targets: Targets | None, what: str) -> Table:
     """Named arrays, as in an npz file: the label array is named, or one of the usual pairs is there alone."""
     arrays = {str(k): _array(v) for k, v in data.items()}
     if len(arrays) == 1 and targets not in arrays:

@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import PoissonRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 import mlflow_privacy
-from mlflow_privacy.errors import SignalError
+from mlflow_privacy.errors import LineageError, SignalError
 
 FAST = {"num_ref_models": 4, "progress": False}
 RNG = np.random.default_rng(0)
@@ -83,6 +86,41 @@ def test_a_forest_of_several_labels(tracking):
     result = mlflow_privacy.evaluate(log_estimator(forest, X, MANY), **FAST)
     assert result.metrics["privacy/rmia/auc"] > 0.85
     assert result.metrics["privacy/fidelity/reference_member_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("how", ["columns", "files", "pair", "options"])
+def test_several_target_columns_of_a_frame(tracking, how):
+    """With a column of names among the features, which no array would hold."""
+    x = pd.DataFrame(X[:, :4], columns=list("abcd")).assign(kind=np.where(X[:, 4] > 0, "p", "q"))
+    y = pd.DataFrame(AMOUNTS, columns=["u", "v"])
+    columns = make_column_transformer((OneHotEncoder(), ["kind"]), remainder="passthrough")
+    forest = make_pipeline(columns, RandomForestRegressor(10, random_state=0)).fit(x[:80], y[:80])
+    frame = x.assign(**y)
+    frame[:80].to_csv("train.csv", index=False)
+    frame[80:].to_csv("holdout.csv", index=False)
+    parts = {
+        "columns": (frame[:80], frame[80:]),
+        "files": ("train.csv", "holdout.csv"),
+        "pair": halves(x, y),
+        "options": (frame[:80], frame[80:]),
+    }[how]
+    given = dict(zip(("train", "holdout"), parts)) | ({} if how == "pair" else {"targets": ["u", "v"]})
+    with mlflow.start_run():
+        if how != "options":
+            mlflow_privacy.log_lineage(**given, store="reference" if how == "files" else "copy")
+        uri = mlflow.sklearn.log_model(
+            forest, name="model", serialization_format="cloudpickle", pip_requirements=[]
+        ).model_uri
+    result = mlflow_privacy.evaluate(uri, **FAST, **(given if how == "options" else {}))
+    assert result.metrics["privacy/rmia/auc"] > 0.8
+    audit = mlflow.artifacts.load_dict(f"runs:/{result.run_id}/privacy/audit.json")
+    assert audit["rows"]["members"] == 80
+
+
+def test_a_target_column_that_is_not_there_is_named(tracking):
+    frame = pd.DataFrame(X[:, :3], columns=["a", "u", "v"])
+    with mlflow.start_run(), pytest.raises(LineageError, match="no target column 'u' and 'w'; its columns are a, u, v"):
+        mlflow_privacy.log_lineage(train=frame, targets=["u", "w"])
 
 
 def test_train_fn_gets_one_hot_labels_as_they_were_logged(tracking):
