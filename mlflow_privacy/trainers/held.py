@@ -90,7 +90,8 @@ def with_fresh_modules(estimator: Any, seed: int) -> Any:
         return estimator
     from mlflow_privacy.trainers.torch.reinit import reinitialise
 
-    fresh, faults = {}, []
+    fresh: dict[str, Any] = {}
+    faults: list[str] = []
     for name, module in sorted(modules.items()):
         if not any(parameter.requires_grad for parameter in module.parameters()):
             continue  # training does not change it

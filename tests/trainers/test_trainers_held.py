@@ -111,6 +111,14 @@ def test_modules_that_cannot_be_made_fresh_are_refused_in_words():
     with pytest.raises(RecipeError, match="The parameter 'holder__net'.*(?s:.)*reset_parameters"):
         make_recipe(make_pipeline(StandardScaler(), Holder(Bare())), None, task="classification")
 
+    class Keras:  # as a live model of it looks
+        def get_weights(self):
+            return [np.ones(3)]
+
+    Keras.__module__ = "keras.src.models.model"
+    with pytest.raises(RecipeError, match="'nets' is a live Keras model"):
+        make_recipe(Holder(net(), nets=Keras()), None, task="classification")
+
     class Carried(Holder):
         def __init__(self, n_steps=0):
             super().__init__(n_steps=n_steps)

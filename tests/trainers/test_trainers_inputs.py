@@ -181,6 +181,12 @@ def reference(module, x, **more):
     return recipe, list(trainer_for(recipe).train(recipe, records(x), rows, [1, 2], device="cpu"))
 
 
+def test_stacked_references_of_whole_numbers_are_those_of_the_same_floats():
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+    for whole, floats in zip(reference(net, WORDS)[1], reference(net, WORDS.astype(np.float32))[1], strict=True):
+        assert all(map(torch.equal, whole.parameters(), floats.parameters()))
+
+
 @pytest.mark.parametrize("net", [Mixed(), Words()], ids=["fractions", "whole"])
 def test_references_are_trained_on_the_same_type_as_the_target_is_asked_about(net, tmp_path):
     x, seen = (TABLE if isinstance(net, Mixed) else WORDS), set()

@@ -30,8 +30,9 @@ def flattened(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if array.ndim == 1:
             columns[name] = array
             continue
-        for place in itertools.product(*map(range, array.shape[1:])):
-            columns[f"{name}[{','.join(map(str, place))}]"] = array[(slice(None), *place)]
+        flat = array.reshape(len(array), math.prod(array.shape[1:]))
+        for column, place in enumerate(itertools.product(*map(range, array.shape[1:]))):
+            columns[f"{name}[{','.join(map(str, place))}]"] = flat[:, column]
     return columns
 
 

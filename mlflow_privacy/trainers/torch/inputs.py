@@ -23,8 +23,10 @@ from mlflow_privacy.trainers.torch.tensors import evaluation_mode, features, fir
 _PROBED = 3  # records: one could hide that the first dimension of an output is not theirs
 _LOOKED_AT = 64  # records whose fractions tell that all are no whole numbers
 _MOST_CHOICES = 6  # arrays of whole numbers whose types are tried in every combination
-_REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError)
-_REFUSALS += (NotImplementedError, PrivacyAuditError)
+_REFUSALS: tuple[type[Exception], ...] = (
+    *(RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError),
+    *(NotImplementedError, PrivacyAuditError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
