@@ -27,7 +27,7 @@ from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.lineage.places import Places
 from mlflow_privacy.lineage.records import index_columns
 from mlflow_privacy.lineage.sources import DigestMismatch, Found, load_dataset, loadable, mismatch, read_uri
-from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+from mlflow_privacy.lineage.tables import Table, Targets, as_table, table_digest
 
 if TYPE_CHECKING:
     from mlflow_privacy.store.fetch import RunFiles
@@ -74,7 +74,7 @@ class Part:
     digest: str | None
     status: str
     index: np.ndarray | None = None
-    targets: str | None = None
+    targets: Targets | None = None
     text: str | None = None
     prompt: str | None = None
     note: str = ""
@@ -248,7 +248,7 @@ def _manifest_parts(
 
 
 def _entry_table(
-    entry: Entry, inputs: Sequence[Input], targets: str | None, files: RunFiles | None, places: Places
+    entry: Entry, inputs: Sequence[Input], targets: Targets | None, files: RunFiles | None, places: Places
 ) -> tuple[Table, str]:
     """The data of a manifest entry and where it was: beside the manifest, at its URI, or at its dataset's source."""
     if entry.file is not None and files is not None:
@@ -278,7 +278,7 @@ def _drawn_rows(found: Found) -> Found:
     return dataclasses.replace(found, table=table, rows=None)
 
 
-def _part(role: str, found: Found, prefix: str, name: str, targets: str | None) -> Part:
+def _part(role: str, found: Found, prefix: str, name: str, targets: Targets | None) -> Part:
     return Part(
         role,
         found.table,
