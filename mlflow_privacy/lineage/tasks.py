@@ -71,6 +71,8 @@ def infer_task(native: Any, y: np.ndarray, loss: str | None = None) -> Task:
     values = np.unique(y)
     if y.dtype.kind == "f":
         return "classification" if np.isin(values, (0.0, 1.0)).all() else "regression"
+    if hasattr(inner_model(native), "predict_proba"):  # a plain net of skorch has one too, whatever it learns
+        return "classification"
     spread = values[0] < 0 or values[-1] >= 2 * len(y)
     return "regression" if spread and len(values) > max(_MANY_LABELS, len(y) / 2) else "classification"
 
@@ -113,9 +115,7 @@ def model_kind(native: Any) -> Task | None:
         named = type(inside).__name__ in _CLASSES_OF_STATSMODELS
         binomial = type(getattr(inside, "family", None)).__name__ == "Binomial"
         return "classification" if named or binomial else "regression"
-    if hasattr(inner, "predict_proba") or getattr(inner, "classes_", None) is not None:
-        return "classification"
-    return None
+    return "classification" if getattr(inner, "classes_", None) is not None else None
 
 
 _DOES = {
@@ -146,6 +146,8 @@ def plain_loss(loss: str | None) -> str:
 def stated_loss(native: Any) -> str | None:
     """The loss that a compiled Keras model holds, None for any other model."""
     inner = inner_model(native)
+    if getattr(inner, "trainer_kind", "") == "keras" and isinstance(getattr(inner, "loss", None), str):
+        return str(inner.loss)
     if type(inner).__module__.partition(".")[0] not in ("keras", "tensorflow", "tf_keras"):
         inner = getattr(inner, "_model", None) or getattr(inner, "keras_model", None)
         if type(inner).__module__.partition(".")[0] not in ("keras", "tensorflow", "tf_keras"):

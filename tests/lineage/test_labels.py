@@ -128,6 +128,19 @@ def test_clusters_and_outliers_are_no_labels(model, what):
     assert settle(LABEL, model, task="regression").task == "regression"
 
 
+def test_probabilities_say_classes_of_whole_numbers_alone():
+    """A plain net of skorch has `predict_proba` whatever it learns."""
+
+    class Net:
+        def predict_proba(self, x):
+            raise NotImplementedError
+
+    amounts = RNG.integers(-1000, 1000, 40)
+    assert settle(amounts, Net()).task == "classification"
+    assert settle(amounts, None).task == "regression"
+    assert settle(X[:, 0], Net()).task == "regression"
+
+
 def test_whole_numbers_of_a_regressor_are_amounts():
     assert settle(RNG.poisson(3, 40), PoissonRegressor()).task == "regression"
 
