@@ -126,6 +126,8 @@ def make_plan(work: Work, machine: Machine, executor: str = "auto", n_workers: i
         return _here(machine, work, "a train_fn may use anything; ask for executor='loky' if copies of it may run.")
     if work.kind == "transformers":
         return _here(machine, work, "a language model uses all cores and much memory.")
+    if work.kind == "keras":
+        return _here(machine, work, "Keras uses all cores itself.")
     if work.kind not in _OURS:
         return _here(machine, work, "another package trains; ask for executor='loky' if copies of it may run.")
     if _most_workers(work, machine, work.n - 1, n_workers) < 2:

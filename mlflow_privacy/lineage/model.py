@@ -11,6 +11,7 @@ from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.lineage.loading import load_pyfunc
 from mlflow_privacy.lineage.text_model import text_model
 from mlflow_privacy.trainers.booster.trainer import boosted_of
+from mlflow_privacy.trainers.keras.model import keras_net
 from mlflow_privacy.types import AuditedModel
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
     language_model = text_model(loaded)
     if language_model is not None:
         return "transformers", language_model
-    for flavor in ("sklearn", "xgboost", "lightgbm", "catboost", "pytorch"):
+    for flavor in ("sklearn", "xgboost", "lightgbm", "catboost", "keras", "tensorflow", "pytorch"):
         if flavor not in flavors:
             continue
         try:
@@ -120,9 +121,9 @@ def native_model(loaded: PyFuncModel) -> tuple[str, Any]:
             break
         if flavor == "pytorch" and hasattr(raw, "named_parameters"):
             return flavor, raw
-        boosted = boosted_of(raw)
-        if boosted is not None:
-            return flavor, boosted
+        of_a_library = boosted_of(raw) or keras_net(raw)
+        if of_a_library is not None:
+            return flavor, of_a_library
         if flavor != "pytorch" and hasattr(raw, "get_params") and hasattr(raw, "fit"):
             return flavor, raw
         break

@@ -78,10 +78,12 @@ def recipe_settings(
     """Settings layered by who says them, and their source in words.
 
     A key that the caller gives wins over the manifest's, that over the run's parameters. Run parameters count for
-    PyTorch modules, language models and XGBoost's models: an estimator holds its own, but XGBoost's files lose them.
+    PyTorch and Keras models, language models and XGBoost's: an estimator holds its own, but XGBoost's files lose them.
     """
     from mlflow_privacy.trainers import recipe_settings_from_params
     from mlflow_privacy.trainers.booster.lost import lost_parameters
+    from mlflow_privacy.trainers.keras.model import KerasNet
+    from mlflow_privacy.trainers.keras.trainer import settings_from_params
     from mlflow_privacy.trainers.settings import ALIASES
 
     from_params: Callable[[Mapping[str, str]], dict[str, Any]] = recipe_settings_from_params
@@ -94,6 +96,8 @@ def recipe_settings(
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if options.train_fn is None and not is_module:
         layers = lost_parameters(native, params)
+        if isinstance(native, KerasNet):
+            layers.append(("run parameters", settings_from_params(params)))
     layers += [
         ("run parameters", from_params(params) if is_module and options.train_fn is None else {}),
         ("log_lineage", logged or {}),
@@ -114,7 +118,7 @@ def recipe_settings(
 
 
 # Trainers that know classes by their number.
-_TAKE_CLASSES = ("sklearn", "torch", "fast_resnet", "transformers", "booster")
+_TAKE_CLASSES = ("sklearn", "torch", "fast_resnet", "transformers", "booster", "keras")
 _CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
 _LEAST = 1e-3  # a smaller "epsilon" is the constant that an optimizer adds to a divisor
 

@@ -11,9 +11,11 @@ import numpy as np
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.booster import booster_outputs
 from mlflow_privacy.signals.classification import Reading
+from mlflow_privacy.signals.keras import keras_outputs
 from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
+from mlflow_privacy.trainers.keras.model import KerasNet
 from mlflow_privacy.trainers.registry import inner_model, others_model
 from mlflow_privacy.types import ModelOutputs, Records, Task
 
@@ -89,6 +91,10 @@ def model_outputs(
     boosted = booster_outputs(model, records, task=task, classes=classes, scale=scale)
     if boosted is not None:
         return boosted
+    of_keras = keras_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
+    if of_keras is not None:
+        return of_keras
+    model = model.model if isinstance(model, KerasNet) else model
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(model, torch.nn.Module):
         from mlflow_privacy.signals.torch import module_outputs

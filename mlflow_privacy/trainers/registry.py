@@ -22,6 +22,7 @@ _OURS = {
     "fast_resnet": "mlflow_privacy.trainers.fast_resnet.trainer:FastResNetTrainer",
     "transformers": "mlflow_privacy.trainers.text.trainer:TransformersTrainer",
     "booster": "mlflow_privacy.trainers.booster.trainer:BoosterTrainer",
+    "keras": "mlflow_privacy.trainers.keras.trainer:KerasTrainer",
     "callable": "mlflow_privacy.trainers.callable:CallableTrainer",
 }
 
@@ -149,6 +150,9 @@ def _is_module(model: Any) -> bool:
 
 def _kind_of(model: Any) -> str:
     """The trainer that a model names itself, "" for none."""
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, getattr(keras, "Model", ())):  # with torch under it, a module as well
+        return "keras"
     if _is_module(model):
         from mlflow_privacy.trainers.torch.reinit import plain_module
 
