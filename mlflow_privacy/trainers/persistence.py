@@ -90,7 +90,7 @@ def _save(model: Any, folder: Path) -> bool:
     try:
         content = skops.io.dumps(model)
         untrusted = set(skops.io.get_untrusted_types(data=content)) - TRUSTED
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last is of torch's tensors
         _logger.debug("skops cannot write a %s: %s", type(model).__name__, error)
         return False
     if untrusted:

@@ -143,6 +143,12 @@ def test_what_a_module_inside_an_estimator_does_not_take_is_said():
         references(target(), X[:, :5])
 
 
+def test_a_model_with_tensors_has_no_safe_form_and_is_trained_again(tmp_path):
+    recipe = make_recipe(target(), None, task="classification")
+    assert trainer_for(recipe).save(recipe, target(), tmp_path) is False
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_skorch_around_a_module():
     skorch = pytest.importorskip("skorch")
     options = {"criterion": nn.CrossEntropyLoss, "lr": 0.3, "verbose": 0, "train_split": None, "batch_size": 10}
