@@ -299,6 +299,29 @@ def test_a_traced_module_of_several_inputs_is_asked_and_retrained():
     assert len(reference(traced, NAMED)[1]) == 2
 
 
+def test_wrapped_and_scripted_modules_take_several_inputs_too():
+    net = Pair()
+    wanted = signals(net, NAMED)
+    for other in (nn.DataParallel(net), torch.jit.script(net)):
+        np.testing.assert_allclose(signals(other, NAMED), wanted, rtol=1e-5)
+    assert signals(nn.DataParallel(OfColumns()), PEOPLE).shape == (N,)
+
+
+def test_an_image_and_amounts_beside_it_go_through_convolutions():
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Linear(18, 2)
+
+        def forward(self, image, meta):
+            return self.out(torch.cat([self.conv(image).flatten(1), meta], dim=1))
+
+    net, image = Seen(), RNG.random((N, 3, 4, 4)).astype(np.float32)
+    frame = pd.DataFrame(flattened({"image": image, "meta": NUM}))
+    np.testing.assert_allclose(signals(net, frame), expected(net, image, NUM), rtol=1e-4, atol=1e-5)
+    assert len(reference(net, frame)[1]) == 2
+
+
 def test_columns_of_arrays_are_found_again_whatever_their_shape():
     arrays = {"image": np.arange(24.0).reshape(2, 3, 4), "age": np.array([1, 2])}
     frame = pd.DataFrame(flattened(arrays))

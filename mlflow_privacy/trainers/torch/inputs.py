@@ -18,6 +18,7 @@ import torch
 from mlflow_privacy.errors import PrivacyAuditError, RecipeError
 from mlflow_privacy.trainers.torch.columns import arguments, parts
 from mlflow_privacy.trainers.torch.exported import restore_exported
+from mlflow_privacy.trainers.torch.reinit import plain_module
 from mlflow_privacy.trainers.torch.tensors import evaluation_mode, features, first_tensor
 
 _PROBED = 3  # records: one could hide that the first dimension of an output is not theirs
@@ -83,7 +84,7 @@ def inputs_of(
             return Inputs(spread, features(x, dtype, error=error), dtype)
         if several.told and not accepts(module, few.to(device, float_dtype(module))):
             raise error(several.refused(module))
-    names, required, _ = arguments(module.forward)
+    names, required, _ = arguments(plain_module(module).forward)
     if len(required) > 1:
         raise error(
             f"{type(module).__name__}.forward takes several inputs ({', '.join(names)}), but its records are one array "
@@ -332,7 +333,7 @@ class _Several:
     def _forms(self, module: torch.nn.Module) -> Iterator[tuple[_Form, list[str]]]:
         """Ways to call the module, the surest first, and the arrays that it then takes."""
         names = list(self.found)
-        known, required, more = arguments(module.forward)
+        known, required, more = arguments(plain_module(module).forward)
         taken = [name for name in names if name in known]
         if len(taken) > 1 and set(required) <= set(taken):
             yield _by_name, taken
@@ -374,7 +375,7 @@ class _Several:
     def refused(self, module: torch.nn.Module) -> str:
         """The sentence about a module that takes these arrays in no form."""
         shown = ", ".join(f"{name!r} {('n', *shape)}".replace("'n'", "n") for name, (_, shape) in self.found.items())
-        known = ", ".join(arguments(module.forward)[0]) or "none by name"
+        known = ", ".join(arguments(plain_module(module).forward)[0]) or "none by name"
         return (
             f"The records have several inputs ({shown}), but {type(module).__name__}.forward takes them neither by "
             f"name, nor in order, nor as a tuple or a dict; its arguments are: {known}. Name the arrays as its "
