@@ -35,7 +35,7 @@ def booster_outputs(
             "is classification."
         )
     pool = np.unique(records.y) if classes is None else np.asarray(classes)
-    index = label_index(records.y, pool, boosted.outputs, boosted.labels)
+    index = label_index(records.y, pool.tolist(), boosted.outputs, boosted.labels)
     values = np.asarray(scores_of(boosted, records.x), np.float64)
     if boosted.scores == "labels":
         return outputs_from_labels(values.astype(np.int64) == index)

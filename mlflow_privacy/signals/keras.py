@@ -49,7 +49,7 @@ def keras_outputs(
         reading: Reading = "probabilities" if kind == "probabilities" else "logits"
         return outputs_of_many(each_phi(values, records.y, reading=reading, floor=_FLOOR))
     pool = np.unique(records.y) if classes is None else np.asarray(classes)
-    index = label_index(records.y, pool, net.classes)
+    index = label_index(records.y, pool.tolist(), net.classes)
     if kind == "probabilities":
         phi = phi_from_probabilities(values, index, floor=_FLOOR)
         return outputs_from_phi(phi, values.argmax(axis=1) == index)

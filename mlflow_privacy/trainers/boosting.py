@@ -153,7 +153,7 @@ def without_early_stopping(fitted: Any, template: Any, settings: Mapping[str, An
         own = part.get_params(deep=False)
         if root == "catboost" and own.get("eval_fraction"):
             continue  # it takes the validation set from its own members, and so do references
-        stops = {key: None for key in _STOPS[root] if own.get(key) is not None}
+        stops: dict[str, Any] = {key: None for key in _STOPS[root] if own.get(key) is not None}
         if any(type(each).__name__ == "EarlyStopping" for each in own.get("callbacks") or ()):
             stops["callbacks"] = [each for each in own["callbacks"] if type(each).__name__ != "EarlyStopping"] or None
         if "use_best_model" in stops:

@@ -86,6 +86,7 @@ def test_an_estimator_that_xgboosts_file_has_emptied_is_not_trained_by_defaults(
     assert (params["n_estimators"], params["max_depth"]) == (15, 2)
     assert params["learning_rate"] == pytest.approx(0.1, rel=1e-2)
     assert params["base_score"] is None
+    assert "XGBoost's defaults for subsample" in target.recipe.source
 
 
 def test_what_cannot_be_trained_names_the_lines_of_lineage_that_help(tracking, halves):

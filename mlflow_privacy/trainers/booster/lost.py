@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.trainers.booster.model import Boosted
-from mlflow_privacy.trainers.booster.xgboost import ALIASES, KEYS, number, of_estimator, rate_of
+from mlflow_privacy.trainers.booster.xgboost import ALIASES, KEYS, UNTOLD, number, of_estimator, rate_of
 
 TREES = "the model's trees"
 
@@ -37,7 +37,10 @@ def lost_parameters(model: Any, params: Mapping[str, str]) -> list[tuple[str, Ma
     rate, said = rate_of(booster), logged.get("learning_rate")
     if isinstance(said, (int, float)) and rate is not None and not np.isclose(said, rate, rtol=0.02):
         logged = {}
-    return [(TREES, told), ("run parameters", logged)]
+    trees = (
+        TREES if logged else f"{TREES} (and XGBoost's defaults for {', '.join(UNTOLD)}, which its file does not keep)"
+    )
+    return [(trees, told), ("run parameters", logged)]
 
 
 def _is_estimator(model: Any) -> bool:

@@ -46,7 +46,7 @@ KEYS = (
         "updater",
     ),
 )
-_UNTOLD = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
+UNTOLD = ("subsample", "colsample_bytree", "colsample_bylevel", "colsample_bynode")
 _BINARY = ("binary:logistic", "binary:logitraw", "reg:logistic")
 _CONDITION = 1e-3  # of a node's equation: below, float32 leaves too few digits
 _MANY, _LEAST_GAIN = 50, 1e-2  # least values count as bounds where there are so many of them
@@ -121,7 +121,7 @@ def parameters(boosted: Boosted, settings: Mapping[str, Any]) -> tuple[dict[str,
     if config:
         source = "the model"
     elif not given:
-        source += f", and XGBoost's defaults for {', '.join(_UNTOLD)}, which its file does not keep"
+        source += f", and XGBoost's defaults for {', '.join(UNTOLD)}, which its file does not keep"
     return {**told, **config, **given}, source
 
 
@@ -208,12 +208,12 @@ def from_trees(learner: Mapping[str, Any]) -> dict[str, Any]:
     booster = learner["gradient_booster"]
     if booster["name"] != "gbtree":
         return {"booster": booster["name"]}
-    trees = [_nodes(tree) for tree in booster["model"]["trees"]]
+    read = [_nodes(tree) for tree in booster["model"]["trees"]]
     told: dict[str, Any] = {}
     parallel = int(booster["model"]["gbtree_model_param"].get("num_parallel_tree", 1))
     if parallel > 1:
         told["num_parallel_tree"] = parallel
-    trees = [tree for tree in trees if tree is not None and len(tree["left"]) > 1]
+    trees = [tree for tree in read if tree is not None and len(tree["left"]) > 1]
     if not trees:
         return told
     depth, leaves = max(int(tree["depth"].max()) for tree in trees), [int(tree["leaf"].sum()) for tree in trees]

@@ -53,7 +53,8 @@ def keras_net(model: Any) -> KerasNet | None:
     if isinstance(model, KerasNet):
         return model
     keras = sys.modules.get("keras")
-    if keras is None or not isinstance(model, getattr(keras, "Model", ())):
+    kind: Any = getattr(keras, "Model", None)
+    if kind is None or not isinstance(model, kind):
         return None
     shape = getattr(model, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1] or len(model.inputs or ()) != 1:

@@ -122,7 +122,7 @@ def _compiled(config: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dic
         if given.get(key):
             compiled[key] = given[key]
     if "learning_rate" in given:
-        optimizer = compiled.get("optimizer")
+        optimizer: Any = compiled.get("optimizer")
         if isinstance(optimizer, str):
             import keras
 

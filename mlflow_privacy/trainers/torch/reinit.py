@@ -20,8 +20,9 @@ from mlflow_privacy.trainers.identity.modules import module_state, names_of_part
 from mlflow_privacy.trainers.torch.private import RESETS, inside_compiled
 
 _REMEDY = (
-    "Define reset_parameters(self) on it, which initialises what it owns, or pass "
-    'evaluator_config={"privacy_meter": {"train_fn": ...}}.'
+    "Define reset_parameters(self) on it, which initialises what it owns, or say how it is trained with a function "
+    'train_fn(x, y, seed) -> model: log_lineage(recipe={"train_fn": "my_package.train"}) and '
+    'allow_code=["my_package.train"] in the audit, or evaluator_config={"privacy_meter": {"train_fn": ...}}.'
 )
 
 
