@@ -6,15 +6,16 @@ import contextlib
 import contextvars
 import dataclasses
 import inspect
+import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_privacy.auditing.options import AuditOptions, parse_options
-from mlflow_privacy.errors import ConfigError, LineageError
+from mlflow_privacy.errors import ConfigError, DesignError, LineageError, RecipeError, SignalError
 from mlflow_privacy.evaluators import EVALUATOR
-from mlflow_privacy.store.mlflow_private import quick_requirement_check
+from mlflow_privacy.store.mlflow_private import quick_requirement_check, unlinked
 from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import AuditResult, AuditTarget
 
@@ -38,6 +39,8 @@ class Request:
     dataset: the audited pool, hashed once for MLflow's input and for our metrics.
     own_run: whether MLflow will open a run for this call (then it is named and tagged as an audit).
     mlflow_logs: whether MLflow itself logs the returned metrics (it does when it knows the logged model).
+    to_model: whether the logged model gets metrics, tags and report: not where that was not wanted, or is not allowed.
+    opened: id and experiment of the run that was opened for this call.
     found: what the evaluator finds is put here, since what MLflow returns of an evaluation holds no arrays.
     """
 
@@ -45,14 +48,17 @@ class Request:
     options: AuditOptions
     own_run: bool
     mlflow_logs: bool
+    to_model: bool
     seconds: float
     found: list[Found] = dataclasses.field(default_factory=list)
+    opened: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     @property
     def target(self) -> AuditTarget:
         return self.dataset.target
 
 
+_logger = logging.getLogger(__name__)
 # Called with each `AuditResult` in this process: what MLflow returns of an evaluation holds no arrays.
 LISTENER: contextvars.ContextVar[Callable[[AuditResult], object] | None] = contextvars.ContextVar(
     "mlflow_privacy_listener", default=None
@@ -88,6 +94,30 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
       LineageError: the model does not load, or members or non-members cannot be found, loaded or verified. No run was
         opened.
     """
+    with _warnings_heard():
+        return _evaluate(original, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _warnings_heard() -> Iterator[None]:
+    """Inside, this package's warnings are logged even after MLflow has opened an SQL store.
+
+    Alembic, which migrates it, sets the root logger's level to ERROR. Whoever gives this package's own logger a level
+    keeps it.
+    """
+    logger = logging.getLogger("mlflow_privacy")
+    if logger.level != logging.NOTSET:
+        yield
+        return
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+def _evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`evaluate_privacy` itself."""
     import mlflow
 
     from mlflow_privacy.evaluators.about import check_people
@@ -134,7 +164,10 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     elif isinstance(call.get("evaluator_config"), Mapping):
         # Live data and callables stay out of what other evaluators see.
         call["evaluator_config"] = {k: v for k, v in call["evaluator_config"].items() if k != EVALUATOR}
-    if call.get("model_id") is None and target.model.model_id is not None:
+    to_model = options.write_back and _may_write(mlflow.MlflowClient(), target)
+    if not to_model:  # MLflow itself would link run and model, which takes the right to write on the model
+        call["model_id"], call["model"] = None, unlinked(call["model"])
+    elif call.get("model_id") is None and target.model.model_id is not None:
         call["model_id"] = target.model.model_id
     model_id = call.get("model_id") or mlflow.get_active_model_id()
     request = Request(
@@ -142,6 +175,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         options=options,
         own_run=mlflow.active_run() is None,
         mlflow_logs=model_id is not None,
+        to_model=to_model,
         seconds=time.perf_counter() - started,
     )
     home = home_of_audit(mlflow.MlflowClient(), target.model, options.experiment)
@@ -149,6 +183,9 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
     try:
         with patient_inputs(), run_in(home, may_fall_back=options.experiment is None):
             result = original(**call)
+    except (ConfigError, DesignError, LineageError, RecipeError, SignalError):
+        _leave_nothing(mlflow.MlflowClient(), request)
+        raise
     finally:
         REQUEST.reset(token)
     return _ended(result, request)
@@ -164,6 +201,33 @@ def _ended(result: Any, request: Request) -> Any:
         if LISTENER.get() is None:
             tell_ending(result, *where)
     return result
+
+
+def _leave_nothing(client: Any, request: Request) -> None:
+    """Deletes the run of an audit that could not be, unless it is the caller's own or reference models are below it."""
+    from mlflow.exceptions import MlflowException
+
+    for run_id, experiment_id in request.opened:
+        try:
+            children = client.search_runs([experiment_id], f"tags.mlflow.parentRunId = '{run_id}'", max_results=1)
+            if not children:
+                client.delete_run(run_id)
+        except MlflowException as error:
+            _logger.debug("Run %s stays, as a failed one: %s", run_id, error)
+
+
+def _may_write(client: Any, target: AuditTarget) -> bool:
+    """Whether this user may write on the logged model; says so if not."""
+    from mlflow_privacy.store.experiments import may_write
+
+    model_id = target.model.model_id
+    if model_id is None or may_write(client, model_id):
+        return True
+    _logger.warning(
+        "This user may not write on the logged model %s: the audit's metrics, tags and report are in its run alone.",
+        model_id,
+    )
+    return False
 
 
 def _refuse_deleted(target: AuditTarget) -> None:

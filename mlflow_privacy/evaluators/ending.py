@@ -14,8 +14,7 @@ from mlflow_privacy.store.places import is_served, readable_path, run_page, wher
 from mlflow_privacy.types import AuditResult
 
 _logger = logging.getLogger(__name__)
-# MLflow shows the lines of its own evaluators from INFO on. Those of another library are lost, warnings too, once
-# MLflow has opened an SQL store, whose migrations set the root logger's level to ERROR.
+# MLflow shows the lines of its own evaluators from INFO on, those of another library only from WARNING on.
 _shown = logging.getLogger("mlflow.privacy_meter")
 _REPORT = "privacy/report"
 

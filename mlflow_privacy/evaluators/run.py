@@ -50,6 +50,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     sweep_dead_runs(client, [experiment_id])
     tags = {"privacy.role": "audit"}
     if request.own_run:
+        request.opened.append((run_id, experiment_id))
         tags |= {
             "mlflow.runName": f"privacy audit of {request.target.model.label}",
             "privacy.process": process_tag(),
@@ -67,6 +68,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
         log_metrics=not request.mlflow_logs,
         dataset=request.dataset,
         write_back=options.write_back,
+        to_model=request.to_model,
     )
     request.found.append(Found(result, run_id, experiment_id))
     if (listener := LISTENER.get()) is not None:

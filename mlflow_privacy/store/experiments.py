@@ -77,6 +77,15 @@ def run_in(experiment_id: str | None, *, may_fall_back: bool) -> Iterator[None]:
         yield
 
 
+def may_write(client: MlflowClient, model_id: str) -> bool:
+    """Whether this user may write on a logged model; asked by setting none of its tags."""
+    try:
+        client.set_logged_model_tags(model_id, {})
+    except MlflowException as error:
+        return not is_forbidden(error)
+    return True
+
+
 def is_forbidden(error: MlflowException) -> bool:
     """Whether a server refused because of who asked."""
     status = error.get_http_status_code() if hasattr(error, "get_http_status_code") else None

@@ -8,6 +8,7 @@ the one that has changed. `plugin.py` loads this module while MLflow itself is b
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import shutil
@@ -66,6 +67,18 @@ def nobody_chose_an_experiment() -> bool:
     except ImportError:
         return False
     return _get_experiment_id() == DEFAULT_EXPERIMENT_ID
+
+
+def unlinked(model: Any) -> Any:
+    """A loaded pyfunc model that does not tell which logged model it is, so that `evaluate` does not write on that.
+
+    Where MLflow keeps the id elsewhere, the model as it is.
+    """
+    if getattr(model, "_model_id", None) is None:
+        return model
+    copied = copy.copy(model)
+    copied._model_id = None
+    return copied
 
 
 def know_inputs(active: ActiveRun, inputs: RunInputs) -> None:

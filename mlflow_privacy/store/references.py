@@ -26,9 +26,11 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.store.experiments import is_forbidden
 from mlflow_privacy.store.fetch import Fetcher
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
 from mlflow_privacy.store.quiet import no_run_links
@@ -368,15 +370,24 @@ class ReferenceStore:
 
     def retire(self, reference: StoredReference) -> None:
         """Marks a finished reference run as replaced: it stays to be looked at, and is found no more."""
-        self._call(self._client.set_tag, reference.run_id, _RETIRED, "true")
+        self._call(self._if_allowed, self._client.set_tag, reference.run_id, _RETIRED, "true")
 
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
         """Adds outputs on further data to a finished reference run."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         write_outputs(outputs, data_digest, folder / _outputs_path(data_digest))
-        self._call(self._client.log_artifacts, reference.run_id, str(folder))
+        self._call(self._if_allowed, self._client.log_artifacts, reference.run_id, str(folder))
         self._fetch.forget(reference.run_id)
         shutil.rmtree(folder, ignore_errors=True)
+
+    def _if_allowed(self, write: Callable[..., None], run_id: str, *args: Any) -> None:
+        """Writes on a reference run, which may be somebody else's: then it stays as it is, and is as good as before."""
+        try:
+            write(run_id, *args)
+        except MlflowException as error:
+            if not is_forbidden(error):
+                raise
+            _logger.info("Reference run %s is somebody else's and stays as it is: %s", run_id, error)
 
     def elsewhere(self) -> StoreAddress:
         """How a worker opens this store, to keep what it has trained."""

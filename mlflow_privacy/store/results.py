@@ -77,6 +77,7 @@ def publish(
     log_metrics: bool,
     dataset: Dataset | None = None,
     write_back: bool = True,
+    to_model: bool = True,
 ) -> dict[str, str]:
     """Writes an audit to its run, then to the logged model and the model version.
 
@@ -88,10 +89,12 @@ def publish(
       log_metrics: False where MLflow itself logs the `headline_metrics`, as `mlflow.evaluate` does for a logged model.
       dataset: the audited pool, which the metrics are logged with.
       write_back: False leaves logged model and model version untouched.
+      to_model: False leaves the logged model untouched: it is not this user's.
 
     Returns: URI by path of each artifact of the run, such as "privacy/roc.png".
     """
-    run = client.get_run(run_id)
+    run, model_id = client.get_run(run_id), result.model.model_id
+    to_model = to_model and write_back
     _know_inputs(run)
     with tempfile.TemporaryDirectory() as folder:
         document = _report_values(result)
@@ -99,11 +102,10 @@ def publish(
         paths.append(write_form(result.about.dpia, Path(folder)))
         client.log_artifacts(run_id, folder)
         if log_metrics:
-            _log_metrics(client, run, result, dataset, result.model.model_id if write_back else None)
+            _log_metrics(client, run, result, dataset, model_id if to_model else None)
         _tag_run(client, run, result)
         _log_params(client, run, result)
-        if write_back and result.model.model_id:
-            model_id = result.model.model_id
+        if to_model and model_id:
             for name in RUN_ONLY:
                 (Path(folder) / name).unlink(missing_ok=True)
             _write_report(without_records(document), Path(folder))

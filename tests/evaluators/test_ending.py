@@ -25,15 +25,16 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def mlflow_lines(monkeypatch):
-    """What MLflow's own logger shows, with this package's logger as a plain script has it after a migration."""
-    handler = Lines()
-    logging.getLogger("mlflow").addHandler(handler)
-    ours = logging.getLogger("mlflow_privacy")
-    before = ours.level
-    ours.setLevel(logging.ERROR)  # as alembic leaves the root logger
+    """What MLflow's own logger and the root logger show in a plain script after a migration."""
+    handler, root = Lines(), logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)  # as alembic leaves it
+    for logger in (root, logging.getLogger("mlflow")):
+        logger.addHandler(handler)
     yield handler.records
-    ours.setLevel(before)
-    logging.getLogger("mlflow").removeHandler(handler)
+    root.setLevel(before)
+    for logger in (root, logging.getLogger("mlflow")):
+        logger.removeHandler(handler)
 
 
 def test_evaluate_ends_with_verdict_warnings_and_report(registered, mlflow_lines, tracking):

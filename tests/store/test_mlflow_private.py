@@ -58,6 +58,14 @@ def test_mlflow_still_tells_which_experiment_a_run_would_go_to(tracking, monkeyp
     assert not private.nobody_chose_an_experiment()
 
 
+def test_mlflow_still_keeps_the_id_of_a_loaded_model_where_it_is_taken_off():
+    model = mlflow.pyfunc.PyFuncModel(SimpleNamespace(), SimpleNamespace(predict=lambda x: x), model_id="m-1")
+    assert private.unlinked(model).model_id is None
+    assert model.model_id == "m-1"
+    other = SimpleNamespace()
+    assert private.unlinked(other) is other
+
+
 def test_mlflow_still_binds_evaluate_to_no_other_names():
     from mlflow_privacy.evaluators.hook import _MARK, install_privacy_meter_hook
 
