@@ -37,7 +37,7 @@ def text_records(
     prefix: str,
     *,
     index: np.ndarray | None = None,
-    targets: str | None = None,
+    targets: Targets | None = None,
     text: str | None = None,
     prompt: str | None = None,
     labelled: bool = False,
@@ -69,7 +69,7 @@ def text_records(
         strings = [
             name
             for name, column in names.items()
-            if name not in (targets, prompt) and all(isinstance(value, str) for value in frame[column])
+            if name not in (*names_of(targets), prompt) and all(isinstance(value, str) for value in frame[column])
         ]
         chats = [name for name, column in names.items() if name != prompt and of_chats(frame[column].tolist())]
         found = strings if len(strings) == 1 else chats
@@ -80,7 +80,7 @@ def text_records(
                 'log_lineage(text=...), or evaluator_config={"privacy_meter": {"recipe": {"text": ..., ...}}}'
             )
     wanted = [name for name in (prompt, text) if name is not None]
-    missing = [name for name in [*wanted, *([targets] if labelled and targets else [])] if name not in names]
+    missing = [name for name in [*wanted, *(names_of(targets) if labelled else ())] if name not in names]
     if missing:
         raise LineageError(f"it has no column {_some(missing)}; its columns are {_some(names)}")
     if labelled and targets is None:
@@ -91,6 +91,8 @@ def text_records(
                 'log_lineage(targets=...), or evaluator_config={"privacy_meter": {"targets": ...}}'
             )
         targets = rest[0]
+    if labelled and len(names_of(targets)) > 1:
+        raise LineageError(f"a classifier of texts is audited by one label, not by {_some(names_of(targets))}: name one")
     x = frame[[names[name] for name in wanted]].astype(object).reset_index(drop=True)
     x.columns = wanted
     if of_chats(x[text].tolist()):
