@@ -92,7 +92,7 @@ def text_records(
             )
         targets = rest[0]
     if labelled and len(names_of(targets)) > 1:
-        raise LineageError(f"a classifier of texts is audited by one label, not by {_some(names_of(targets))}: name one")
+        raise LineageError(f"a classifier of texts has one label, not {_some(names_of(targets))}: name one")
     x = frame[[names[name] for name in wanted]].astype(object).reset_index(drop=True)
     x.columns = wanted
     if of_chats(x[text].tolist()):
