@@ -138,7 +138,6 @@ def test_mlflow_appears_only_at_the_two_ends():
 LAZY = (
     *("trainers/torch/", "trainers/stacked/", "trainers/text/", "trainers/fast_resnet/", "trainers/sklearn.py"),
     *("signals/torch.py", "signals/sklearn.py", "signals/language/torch.py"),
-    "signals/last_operation.py",
     *(
         "zoo/layers.py",
         "zoo/wide_resnet.py",

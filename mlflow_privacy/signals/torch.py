@@ -20,7 +20,7 @@ from mlflow_privacy.signals.classification import (
     outputs_of_many,
     require_labels,
 )
-from mlflow_privacy.signals.last_operation import Watched
+from mlflow_privacy.trainers.torch.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
 from mlflow_privacy.trainers.torch.inputs import inputs_of

@@ -9,7 +9,7 @@
 | `weight_decay`, `momentum`, `nesterov`, `dampening`, `betas`, `eps`, `alpha`, `amsgrad` | as `torch.optim` has them; its default if absent |
 | `schedule` | "constant" (default), "cosine", "linear" (both to 0), "onecycle", {"name": "step", "step_size": epochs, "gamma": 0.1}, {"name": "multistep", "milestones": [epochs], "gamma": 0.1}, {"name": "exponential", "gamma": per epoch}, "privacy_meter" (Privacy Meter's own, for comparisons) |
 | `warmup_epochs`, `warmup_steps` or `warmup_ratio` | linear from 0 to the learning rate, then the schedule; one of the three |
-| `loss` | "cross_entropy" (default for classifiers of two or more outputs), "nll" (for log-softmax outputs), "bce_with_logits" (default for one output, and for several labels of a record), "bce"; "mse" (default for regressors), "l1", "huber", "smooth_l1" |
+| `loss` | "cross_entropy" (default for classifiers of two or more outputs), "nll" (for log-softmax outputs), "bce_with_logits" (default for one output, and for several labels of a record), "bce" (default there for probabilities, as after a sigmoid); "mse" (default for regressors), "l1", "huber", "smooth_l1" |
 | `label_smoothing` | of the cross-entropy |
 | `augmentation` | for image tensors (n, channels, height, width): {"crop": padding, "flip": probability, "cutout": size}, or a list such as ["flip", {"crop": 4}]; `crop_mode` "zeros" (default) or "reflect" |
 | `grad_clip` | largest norm of the gradient |

@@ -13,7 +13,7 @@ from torch import nn
 from mlflow_privacy.errors import ConfigError, SignalError
 from mlflow_privacy.signals import model_outputs, outputs_reading
 from mlflow_privacy.signals.classification import phi_from_logits, phi_from_probabilities
-from mlflow_privacy.signals.last_operation import Watched
+from mlflow_privacy.trainers.torch.last_operation import Watched
 from mlflow_privacy.types import Records
 
 

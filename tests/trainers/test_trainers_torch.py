@@ -366,6 +366,16 @@ def test_single_logit_classifier_and_bce():
         assert model_outputs(model, data, task="classification", device="cpu").correct.mean() > 0.9
 
 
+@pytest.mark.parametrize("layers", [(nn.Linear(6, 1), nn.Sigmoid()), (nn.Linear(6, 1), nn.Sigmoid(), nn.Flatten(0))])
+def test_probabilities_are_trained_as_such_where_no_loss_is_named(layers):
+    """A sigmoid of a sigmoid would be no reference of it."""
+    data, module = blobs(classes=2), nn.Sequential(*layers)
+    unnamed, named = (
+        train(module, data, halves(120)[:1], [0], {**SETTINGS, "epochs": 3, "loss": loss})[0] for loss in (None, "bce")
+    )
+    assert torch.equal(weights(unnamed), weights(named))
+
+
 def test_loss_that_does_not_fit_the_outputs_is_refused():
     with pytest.raises(RecipeError, match=r"loss='bce' does not go with a module of 3 output"):
         train(mlp(), blobs(), halves(120)[:1], [0], {**SETTINGS, "loss": "bce"})

@@ -29,6 +29,7 @@ from mlflow_privacy.trainers.stacked.groups import Halving, Meter, blocks, run_g
 from mlflow_privacy.trainers.torch.exported import restore_exported
 from mlflow_privacy.trainers.torch.inputs import float_dtype, inputs_of, looks_up, plain
 from mlflow_privacy.trainers.torch.kept_memory import keeping_memory
+from mlflow_privacy.trainers.torch.last_operation import Watched
 from mlflow_privacy.trainers.torch.loop import (
     few_threads,
     fit,
@@ -238,9 +239,10 @@ def _targets_and_loss(
     """(n, ...) targets on the device and the loss; one forward pass tells how many outputs there are."""
     probe = copy.deepcopy(module).to(device).eval()
     record = feeder.slice(0, 1)
+    watched = Watched(probe)
     try:
         with torch.no_grad():
-            output = first_tensor(probe(record))
+            output = first_tensor(watched(record))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise RecipeError(
             f"The module does not take records of shape {tuple(record.shape[1:])} and type {record.dtype}: {error}"
@@ -253,15 +255,16 @@ def _targets_and_loss(
                 f"The module gives {output.numel()} outputs a record, but the targets have {targets.shape[1]}."
             )
         return targets.to(device), _regression_loss(settings.loss or "mse")
+    of_each = "bce" if watched.reading == "probabilities" else "bce_with_logits"
     if recipe.spec["task"] == "multilabel":
         targets = label_matrix(data.y, output.numel()).to(float_dtype)
-        return targets.to(device), _binary_loss(settings.loss or "bce_with_logits")
+        return targets.to(device), _binary_loss(settings.loss or of_each)
     if output.ndim > 2:
         raise RecipeError(
             f"The module gives outputs of shape {tuple(output.shape)} for one record; a classifier gives (n, classes)."
         )
     n_outputs = output.shape[-1] if output.ndim == 2 else 1
-    name = settings.loss or ("cross_entropy" if n_outputs > 1 else "bce_with_logits")
+    name = settings.loss or ("cross_entropy" if n_outputs > 1 else of_each)
     binary = name in ("bce", "bce_with_logits")
     if binary is not (n_outputs == 1):
         raise RecipeError(f"loss={name!r} does not go with a module of {n_outputs} output(s) a record.")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.trainers.torch.private import inside_compiled
 from mlflow_privacy.trainers.torch.tensors import first_tensor
+
+Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
 
 # By the names that torch gives functions, methods and the operators of exported graphs, without "_" and overload.
 _PROBABILITIES = {"sigmoid", "expit", "special_expit", "hardsigmoid", "softmax", "softmin"}
