@@ -86,8 +86,8 @@ def lines_above_bars() -> Iterator[None]:
     """Inside, a log line that goes to the console clears the bar first, and the bar is drawn again below it."""
     from tqdm import tqdm
 
-    found = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
-    found = [handler for handler in [*found, logging.lastResort] if _to_console(handler)]
+    there: list[Any] = [handler for name in _LOGGERS for handler in logging.getLogger(name).handlers]
+    found = [handler for handler in [*there, logging.lastResort] if _to_console(handler)]
     for handler in found:
         handler.emit = _above(tqdm, handler.emit)
     try:

@@ -20,11 +20,11 @@ from mlflow_privacy.signals.classification import (
     outputs_of_many,
     require_labels,
 )
-from mlflow_privacy.trainers.torch.last_operation import Watched
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.trainers.torch.exported import restore_exported
 from mlflow_privacy.trainers.torch.inputs import inputs_of
 from mlflow_privacy.trainers.torch.kept_memory import kept_memory
+from mlflow_privacy.trainers.torch.last_operation import Watched
 from mlflow_privacy.trainers.torch.layout import PROBED, fast_layout, inference_batch, is_convolutional
 from mlflow_privacy.trainers.torch.tensors import (
     Feeder,

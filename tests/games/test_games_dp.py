@@ -255,7 +255,8 @@ def test_theorem_is_taken_by_n_and_delta_alone_and_both_agree_where_delta_is_neg
 
 
 @pytest.mark.parametrize(
-    ("n", "failing", "chosen"), [(50, 1.0, "split"), (200, 2.0, "split"), (200, 0.03, "bonferroni"), (800, 4.0, "split")]
+    ("n", "failing", "chosen"),
+    [(50, 1.0, "split"), (200, 2.0, "split"), (200, 0.03, "bonferroni"), (800, 4.0, "split")],
 )
 def test_auto_is_the_better_choice_for_few_canaries_and_a_large_delta(n, failing, chosen):
     """Mean of 8 Gaussian mechanisms with μ = 2; the other choice shows half of it or less where δ fails often."""
