@@ -22,7 +22,7 @@ INNER = (
 KNOWN = {
     ("executor/pools.py", "_exit"),  # os._exit is documented
     ("lineage/log.py", "_replace"),  # so is that of named tuples
-    ("lineage/records.py", "_estimator_type"),  # scikit-learn's, before it had tags
+    ("lineage/tasks.py", "_model"),  # of MLflow's wrappers of keras and statsmodels; without it the labels decide
     ("trainers/identity/objects.py", "_inst"),  # the generator behind the functions of `random`
     ("trainers/identity/objects.py", "_rand"),  # and of `numpy.random`
     ("trainers/identity/objects.py", "_lru_cache_wrapper"),

@@ -45,4 +45,4 @@ def lost_parameters(model: Any, params: Mapping[str, str]) -> list[tuple[str, Ma
 
 def _is_estimator(model: Any) -> bool:
     xgboost = sys.modules.get("xgboost")
-    return xgboost is not None and isinstance(model, xgboost.XGBModel) and hasattr(model, "_Booster")
+    return xgboost is not None and isinstance(model, xgboost.XGBModel) and model.__sklearn_is_fitted__()
