@@ -37,8 +37,9 @@ _HEAD = """\
 
 Made by `benchmarks/bench_models.py`, which trains, logs, registers and audits each of these with four reference models.
 **works**: with reference models; **weaker**: without, and the verdict says so; **error**: one sentence with the remedy,
-printed below. *AUC, loss* is that of the audit's attack by the loss alone (or by the population, which ranks alike),
-*computed apart* the same from the model in memory and the outputs of its own framework.
+printed below; **with an alarm**: members and non-members differ in themselves, and the verdict says so first. *AUC,
+loss* is that of the audit's attack by the loss alone (or by the population, which ranks alike), *computed apart* the
+same from the model in memory and the outputs of its own framework.
 
 | | kind | outcome | AUC, loss | computed apart | AUC, RMIA |
 |---|---|---|---|---|---|
@@ -74,6 +75,8 @@ def audited(each: Kind) -> Row:
     loss = metrics.get("privacy/loss/auc", metrics.get("privacy/population/auc"))
     expected = None if made.losses is None else auc(made.losses)
     outcome = "works" if "privacy/rmia/auc" in metrics else "weaker"
+    if metrics.get("privacy/blind/auc_low", 0.0) > 0.5:
+        outcome += ", with an alarm"
     if loss is not None and expected is not None and abs(loss - expected) > TOLERANCE:
         outcome = "differs"
     return Row(each, outcome, loss, expected, metrics.get("privacy/rmia/auc"), seconds=time.time() - began)

@@ -301,6 +301,43 @@ def _() -> Logged:
     return Logged(uri, log_loss(model.predict_proba(x).astype(np.float64), y))
 
 
+@kind(SK, "skorch, its module given trained", "skorch")
+def _() -> Logged:
+    import torch
+    from skorch import NeuralNetClassifier
+
+    x, y = table()
+    x = x.astype(np.float32)
+    with seeded(0):
+        net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+        model = NeuralNetClassifier(
+            net, criterion=torch.nn.CrossEntropyLoss, max_epochs=60, lr=0.3, train_split=None, verbose=0
+        )
+        model.fit(x[:N], y[:N])
+    with mlflow.start_run():
+        lineage(x, y)
+        uri = log_sklearn(model)
+    return Logged(uri, log_loss(model.predict_proba(x).astype(np.float64), y))
+
+
+@kind(SK, "`OneHotEncoder()` with a category of one record")
+def _() -> Logged:
+    from sklearn.compose import make_column_transformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    x, y = table()
+    frame = frame_of(x, y).assign(town=np.where(np.arange(2 * N) == 0, "rare", "usual"))
+    encode = make_column_transformer((OneHotEncoder(), ["town"]), remainder="passthrough")
+    model, features = make_pipeline(encode, LogisticRegression(C=100)), frame.drop(columns="target")
+    model.fit(features[:N], y[:N])
+    with mlflow.start_run():
+        mlflow_privacy.log_lineage(train=frame[:N], holdout=frame[N:], targets="target")
+        uri = log_sklearn(model)
+    return Logged(uri, log_loss(model.predict_proba(features), y))
+
+
 # Boosting
 
 BOOST = "boosting"
@@ -577,6 +614,23 @@ def _() -> Logged:
     return module(layers, x, y, "cross_entropy", cross_entropy(y))
 
 
+@kind(TORCH, "an embedding before layers that take fractions", "torch")
+def _() -> Logged:
+    import torch
+
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of_month, self.out = torch.nn.Embedding(12, 4), torch.nn.Linear(9, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(torch.cat([self.of_month(x[:, 0].long()), x[:, 1:]], dim=1))
+
+    x, y = floats()
+    x = np.concatenate([np.random.default_rng(0).integers(0, 12, (2 * N, 1)), x[:, :5]], axis=1).astype(np.float32)
+    return module(Mixed, x, y, "cross_entropy", cross_entropy(y))
+
+
 @kind(TORCH, "several inputs by name", "torch")
 def _() -> Logged:
     import torch
@@ -645,7 +699,7 @@ def _train_text(model: Any, ids: Any, labels: Any, epochs: int = 5) -> None:
     import torch
 
     with seeded(1):
-        step = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 5e-3)
+        step = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], TEXT_SETTINGS["learning_rate"])
         for _ in range(epochs):
             for rows in torch.randperm(N).split(30):
                 step.zero_grad()
@@ -654,7 +708,7 @@ def _train_text(model: Any, ids: Any, labels: Any, epochs: int = 5) -> None:
     model.eval()
 
 
-TEXT_SETTINGS = {"learning_rate": 5e-3, "epochs": 5, "batch_size": 30, "max_length": 32}
+TEXT_SETTINGS = {"learning_rate": 2e-3, "epochs": 5, "batch_size": 30, "max_length": 32}
 
 
 def language_model(*, lora: bool = False) -> Logged:
@@ -898,6 +952,21 @@ def _() -> Logged:
         mlflow_privacy.log_lineage(train=whole, mask=np.arange(2 * N) < N, targets="target")
 
     return logistic(log)
+
+
+@kind(LINEAGE, "two models logged in one run")
+def _() -> Logged:
+    from sklearn.ensemble import RandomForestClassifier
+
+    (x, y), (other_x, other_y) = table(), table(seed=7)
+    model = RandomForestClassifier(20, random_state=0).fit(x[:N], y[:N])
+    other = RandomForestClassifier(20, random_state=0).fit(other_x[:N], other_y[:N])
+    with mlflow.start_run():
+        lineage(x, y)
+        uri = log_sklearn(model)
+        lineage(other_x, other_y)
+        mlflow.sklearn.log_model(other, name="other", serialization_format="cloudpickle", pip_requirements=[])
+    return Logged(uri, log_loss(model.predict_proba(x), y))
 
 
 @kind(LINEAGE, "the same records on both sides")

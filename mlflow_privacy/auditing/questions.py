@@ -146,8 +146,8 @@ def in_canonical_order(target: AuditTarget) -> AuditTarget:
 
 def _with_rows(target: AuditTarget, rows: np.ndarray) -> AuditTarget:
     """The target with these rows of its pool, in this order."""
-    flags = {name: getattr(target, name) for name in ("always", "scored", "repeated")}
-    taken = {name: None if flag is None else np.asarray(flag, bool)[rows] for name, flag in flags.items()}
+    taken: dict[str, Any] = {name: getattr(target, name) for name in ("always", "scored", "repeated")}
+    taken = {name: None if flag is None else np.asarray(flag, bool)[rows] for name, flag in taken.items()}
     return dataclasses.replace(target, pool=target.pool.take(rows), membership=target.membership[rows], **taken)
 
 

@@ -75,8 +75,8 @@ def _named(name: str, version: str | None, alias: str | None, client: MlflowClie
         there = nearest(name, known, listed=True) if known else "; there is none at all."
         return f"there is no registered model {name!r} on {_server()}{there}"
     if alias is not None and alias not in (registered.aliases or {}):
-        there = list(registered.aliases or {})
-        hint = nearest(alias, there, listed=True) if there else ", nor any other."
+        aliases = list(registered.aliases or {})
+        hint = nearest(alias, aliases, listed=True) if aliases else ", nor any other."
         return f"model {name!r} has no alias {alias!r}{hint}"
     number = (registered.aliases or {}).get(alias, version) if alias is not None else version
     found = _asked(lambda: client.get_model_version(name, str(number))) if str(number).isdigit() else None

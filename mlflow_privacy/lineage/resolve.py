@@ -162,7 +162,7 @@ def resolve_target(
 
 def _said_classes(options: LineageOptions, manifest: Manifest) -> Any:
     """Labels in the order of the outputs, from whoever says them first: the caller, then the lineage."""
-    said = (options.classes, (options.recipe or {}).get("classes"))
+    said: tuple[Any, ...] = (options.classes, (options.recipe or {}).get("classes"))
     said += (manifest.classes, (manifest.recipe or {}).get("classes"))
     return next((classes for classes in said if classes is not None), None)
 

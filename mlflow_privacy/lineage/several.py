@@ -108,7 +108,7 @@ def _key(item: Input) -> tuple[str, str]:
 
 
 def _by_tag(client: Any, models: Sequence[str], inputs: Sequence[Input]) -> dict[tuple[str, str], set[str]]:
-    return {_key(item): {item.model_id} for item in inputs if item.model_id in models}
+    return {_key(item): {item.model_id} for item in inputs if item.model_id is not None and item.model_id in models}
 
 
 def _by_metrics(client: Any, models: Sequence[str], inputs: Sequence[Input]) -> dict[tuple[str, str], set[str]]:
