@@ -72,25 +72,35 @@ def _apart(
     """
     from scipy.special import stdtrit
 
-    loss = np.stack([np.asarray(one.loss, np.float64) for one in references], axis=1)  # (n, m)
     target, found = np.asarray(own.loss, np.float64), {}
     for name, inside in (("member_loss", True), ("nonmember_loss", False)):
-        mine, theirs = member == inside, trained_on == inside
-        count, total = theirs.sum(axis=1), np.where(theirs, loss, 0.0).sum(axis=1)
-        rows = mine & (count > 0)
+        sides = [trained_on[:, j] == inside for j in range(len(references))]
+        count, total = np.zeros(len(target)), np.zeros(len(target))
+        for one, side in zip(references, sides):
+            count += side
+            total[side] += one.loss[side]
+        rows = (member == inside) & (count > 0)
         with np.errstate(over="ignore", invalid="ignore"):
             difference = target[rows] - total[rows] / count[rows]
-            others = theirs & (count[:, None] > 1)
-            left = np.where(others, loss - (total[:, None] - loss) / np.maximum(count[:, None] - 1, 1), 0.0)
-            each = others.sum(axis=0)
-            m, n = int((each > 0).sum()), len(difference)
+            # One reference at a time: side by side their losses would be the largest thing that an audit holds.
+            left = [_left(one.loss, total, count, side & (count > 1)) for one, side in zip(references, sides)]
+            means = [mean for mean, _, k in left if k]
+            m, n, k = len(means), len(difference), sum(k for _, _, k in left)
             if n < 2 or m < 2:
                 continue
-            models = left.sum(axis=0)[each > 0] / each[each > 0]
-            between = float(np.std(models, ddof=1)) * math.sqrt(1 + 1 / m) * stdtrit(m - 1, _SURE)
-            records = max(float(np.std(difference, ddof=1)), float(np.std(left[others]))) / math.sqrt(n)
+            middle = sum(mean * k for mean, _, k in left) / k
+            spread = math.sqrt(max(sum(square * k for _, square, k in left) / k - middle**2, 0.0))
+            between = float(np.std(means, ddof=1)) * math.sqrt(1 + 1 / m) * stdtrit(m - 1, _SURE)
+            records = max(float(np.std(difference, ddof=1)), spread) / math.sqrt(n)
             explained = math.hypot(between, records * stdtrit(n - 1, _SURE))
             far = abs(float(difference.mean()))
         if explained > 0 and math.isfinite(explained) and math.isfinite(far):
             found[name] = far / explained
     return found
+
+
+def _left(loss: np.ndarray, total: np.ndarray, count: np.ndarray, rows: np.ndarray) -> tuple[float, float, int]:
+    """Mean and mean square of one reference's losses less those of the others, and of how many records."""
+    own = np.asarray(loss[rows], np.float64)
+    left = own - (total[rows] - own) / (count[rows] - 1)
+    return (float(left.mean()), float((left**2).mean()), len(left)) if len(left) else (0.0, 0.0, 0)

@@ -82,4 +82,4 @@ def test_an_installed_package_adds_attack_trainer_signals_game_and_section(pytho
     assert (section["name"], section["problem"]) == ("label_balance", "")
     assert sum(int(cell) for row in section["section"]["tables"][0]["rows"] for cell in row[1:]) == 400
     assert values["references"]["n_trained"] == 8
-    assert any(fact["name"] == "Recipe" and fact["value"].startswith("scorecard") for fact in values["processing"])
+    assert any(fact == {**fact, "name": "Kind", "value": "scorecard"} for fact in values["recipe"])
