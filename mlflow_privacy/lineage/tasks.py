@@ -94,7 +94,7 @@ def model_kind(native: Any) -> Task | None:
         return "classification" if kind == "classifier" else "regression"
     if kind in ("clusterer", "outlier_detector", "density_estimator", "transformer"):
         raise SignalError(
-            f"A {type(inner).__qualname__} is no model of labels: it {_DOES[kind]}, and the numbers that it gives are "
+            f"{type(inner).__qualname__} is no model of labels: it {_DOES[kind]}, and the numbers that it gives are "
             "no predictions of the labels, even where some are equal to one. An audit needs a model that predicts the "
             "labels of its records (a classifier or a regressor): log the pipeline that ends with one."
         )
