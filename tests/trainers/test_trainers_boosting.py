@@ -111,6 +111,7 @@ def test_damaged_file_is_refused(tmp_path, library, content):
 
 @BOTH
 def test_raw_booster_of_a_ranker_is_refused_with_the_lines_of_lineage_that_help(library):
+    pytest.importorskip(library)
     data = blobs(2)
     if library == "xgboost":
         import xgboost
