@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_privacy.auditing.options import AuditOptions, parse_options
 from mlflow_privacy.errors import ConfigError, DesignError, LineageError, RecipeError, SignalError
 from mlflow_privacy.evaluators import EVALUATOR
-from mlflow_privacy.store.mlflow_private import quick_requirement_check, unlinked
+from mlflow_privacy.store.mlflow_private import load_evaluators, quick_requirement_check, unlinked
 from mlflow_privacy.store.quiet import no_artifact_bars
 from mlflow_privacy.types import AuditResult, AuditTarget
 
@@ -94,6 +94,7 @@ def evaluate_privacy(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
       LineageError: the model does not load, or members or non-members cannot be found, loaded or verified. No run was
         opened.
     """
+    load_evaluators()
     with _warnings_heard():
         return _evaluate(original, *args, **kwargs)
 

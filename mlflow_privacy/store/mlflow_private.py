@@ -14,6 +14,7 @@ import inspect
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # Where `evaluate` is defined, and the other names of MLflow's that are bound to it.
 EVALUATION = "mlflow.models.evaluation.base"
+_REGISTRY = "mlflow.models.evaluation.evaluator_registry"
+_loading = threading.Lock()
 _BOUND = (
     ("mlflow.models.evaluation", "evaluate"),
     ("mlflow.models", "evaluate"),
@@ -50,6 +53,21 @@ def when_evaluation_is_imported(hook: Callable[[Any], None]) -> None:
 def evaluation_module() -> Any:
     """The module that defines `evaluate`."""
     return importlib.import_module(EVALUATION)
+
+
+def load_evaluators() -> None:
+    """Imports what MLflow's `evaluate` would import under a lock of its own, one thread at a time.
+
+    It registers hooks for each loaded library, and imports its module for that library (`mlflow.pytorch`, ...), while
+    it holds a lock that its import finder takes as well. Where another thread imports anything then, as `start_run` does,
+    each waits for the other for ever. What is imported before is not imported there.
+    """
+    with _loading, contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module(_REGISTRY)
+        known = importlib.import_module("mlflow.ml_package_versions").FLAVOR_TO_MODULE_NAME
+        for flavor in [flavor for flavor, library in known.items() if library in sys.modules]:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f"mlflow.{flavor}")
 
 
 def rebind_evaluate(original: Any, wrapped: Any) -> None:
