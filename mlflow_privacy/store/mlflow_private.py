@@ -59,8 +59,8 @@ def load_evaluators() -> None:
     """Imports what MLflow's `evaluate` would import under a lock of its own, one thread at a time.
 
     It registers hooks for each loaded library, and imports its module for that library (`mlflow.pytorch`, ...), while
-    it holds a lock that its import finder takes as well. Where another thread imports anything then, as `start_run` does,
-    each waits for the other for ever. What is imported before is not imported there.
+    it holds a lock that its import finder takes as well. Where another thread imports anything then, as `start_run`
+    does, each waits for the other for ever. What is imported before is not imported there.
     """
     with _loading, contextlib.suppress(ImportError, AttributeError):
         importlib.import_module(_REGISTRY)
