@@ -123,15 +123,7 @@ def visible_part(lm: LanguageModel, frame_or_texts: Any) -> list[tuple[int, int]
 
 def _seen_fast(tokenizer: Any, whole: Sequence[str], max_length: int) -> list[tuple[int, int]]:
     """By the places of the tokens that are left, as the tokenizer tells them."""
-    encoded = tokenizer(
-        list(whole),
-        truncation=True,
-        max_length=max_length,
-        return_attention_mask=False,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        verbose=False,
-    )
+    encoded = _encoded(tokenizer, whole, max_length, places=True)
     parts = []
     for spans, special in zip(encoded["offset_mapping"], encoded["special_tokens_mask"]):
         ends = [span for span, s in zip(spans, special) if not s and span[1] > span[0]]
@@ -271,6 +263,20 @@ def _key(tokenizer: str, texts: Sequence[str], prompts: Sequence[str] | None, ma
     return hasher.hexdigest()
 
 
+def _encoded(tokenizer: Any, texts: Sequence[str], max_length: int, *, places: bool) -> Any:
+    """Texts as the model gets them; with `places` also where each token lies in its text, and which are special."""
+    return tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_offsets_mapping=places,
+        return_special_tokens_mask=places,
+        verbose=False,
+    )
+
+
 def _without_marks_of_its_own(
     tokenizer: Any, prompts: Sequence[str] | None, texts: Sequence[str]
 ) -> tuple[Sequence[str] | None, Sequence[str]]:
@@ -300,16 +306,7 @@ def _tokenized(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str] | No
     else:
         prompts, texts = _without_marks_of_its_own(tokenizer, prompts, texts)
         whole = list(texts) if prompts is None else [p + t for p, t in zip(prompts, texts, strict=True)]
-        encoded = tokenizer(
-            whole,
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_offsets_mapping=prompts is not None,
-            return_special_tokens_mask=prompts is not None,
-            verbose=False,
-        )
+        encoded = _encoded(tokenizer, whole, max_length, places=prompts is not None)
         rows = encoded["input_ids"]
         starts = [] if prompts is None else zip(encoded["offset_mapping"], encoded["special_tokens_mask"], prompts)
     lengths = np.array([len(row) for row in rows], np.int64)

@@ -14,6 +14,7 @@ from mlflow_privacy.errors import DesignError
 Task = Literal["classification", "multilabel", "regression", "language"]  # multilabel: several labels of a record
 _LOGGED_GROUPS = 20  # each is a dozen metrics
 Link = Literal["logit", "log", "log_p", "label"]
+Reading = Literal["logits", "probabilities"]  # what numbers of a classifier are; log-probabilities are logits, too
 
 
 @dataclasses.dataclass(frozen=True)

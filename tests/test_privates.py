@@ -21,7 +21,6 @@ INNER = (
 # Underscores that are no library's secret, or another's whose absence is provided for where they stand.
 KNOWN = {
     ("executor/pools.py", "_exit"),  # os._exit is documented
-    ("lineage/log.py", "_replace"),  # so is that of named tuples
     ("lineage/tasks.py", "_model"),  # of MLflow's wrappers of keras and statsmodels; without it the labels decide
     ("trainers/identity/objects.py", "_inst"),  # the generator behind the functions of `random`
     ("trainers/identity/objects.py", "_rand"),  # and of `numpy.random`

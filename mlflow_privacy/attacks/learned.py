@@ -107,12 +107,13 @@ def _stand_ins(
 ) -> tuple[list[_Rest], list[tuple[np.ndarray, np.ndarray]]]:
     """The references but for each group in turn, and the stand-ins of that group."""
     check_references(member, need_in=True, need_out=True)
-    reason = too_few_groups(member)
-    if reason:
-        raise DesignError(reason)
     n, m = member.shape
+    groups = groups_of(member)
+    usable = _usable_groups(member, groups)
+    if not usable:
+        raise DesignError(_too_few(m, len(groups)))
     rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(_ROWS // m, 1)])
-    without = [_Rest(reference, member, group, link) for group in _usable_groups(member, groups_of(member))]
+    without = [_Rest(reference, member, group, link) for group in usable]
     return without, [rest.stand_ins(rows) for rest in without]
 
 
@@ -120,13 +121,14 @@ def too_few_groups(member: Any) -> str:
     """Why the learned attack cannot run, in a sentence with the remedy; "" if it can."""
     inside = to_numpy(member).astype(bool)
     groups = groups_of(inside)
-    if len(groups) < 2 or not _usable_groups(inside, groups):
-        m = inside.shape[1]
-        return (
-            f"Attack learned needs two groups of references, each with an IN and an OUT reference for every record; "
-            f"{m} references are {len(groups)}. Use num_ref_models={max(2 * m, 4)}."
-        )
-    return ""
+    return "" if _usable_groups(inside, groups) else _too_few(inside.shape[1], len(groups))
+
+
+def _too_few(m: int, groups: int) -> str:
+    return (
+        f"Attack learned needs two groups of references, each with an IN and an OUT reference for every record; "
+        f"{m} references are {groups}. Use num_ref_models={max(2 * m, 4)}."
+    )
 
 
 def _usable_groups(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:

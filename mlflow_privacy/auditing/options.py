@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
@@ -13,10 +13,11 @@ from mlflow_privacy.fields import no_bool
 from mlflow_privacy.games.game import Setting, game_name
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.metrics import DEFAULT_FPRS
+from mlflow_privacy.types import Reading
 
 # Those that ship with joblib or register with it, and ours.
 EXECUTORS = ("auto", "local", "loky", "threading", "multiprocessing", "dask", "ray")
-READINGS = ("logits", "probabilities")
+READINGS = get_args(Reading)
 
 
 def executor_name(value: Any) -> Any:

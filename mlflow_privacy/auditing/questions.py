@@ -17,9 +17,8 @@ from mlflow_privacy.fingerprint import data_digest, digest, record_keys
 from mlflow_privacy.games.game import Question
 from mlflow_privacy.lineage.copies import choose_records
 from mlflow_privacy.signals import model_outputs, outputs_reading, residual_scale
-from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, Task
+from mlflow_privacy.types import AuditTarget, ModelOutputs, Reading, Recipe, Records, Task
 
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlflow_privacy.errors import LineageError
-from mlflow_privacy.lineage.tasks import infer_task, loss_kind, model_kind, plain_loss, stated_loss
+from mlflow_privacy.lineage.tasks import infer_task, loss_kind, model_kind, stated_loss
+from mlflow_privacy.trainers.settings import plain_loss
 from mlflow_privacy.types import Records, Task
 
 _OF_EACH = ("bce", "binarycrossentropy", "multilabel")  # losses of each label by itself

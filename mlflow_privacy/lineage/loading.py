@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from mlflow_privacy.errors import LineageError, nearest
+from mlflow_privacy.store.places import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -99,7 +99,7 @@ def _logged_model(model_id: str, client: MlflowClient, error: Exception, *, of: 
 
 def _gone(place: str, error: Exception) -> str:
     text = " ".join(str(error).split())[:200]
-    return f"its files cannot be read at {_plain(place)} ({text}). Restore them, or log the model again."
+    return f"its files cannot be read at {without_password(place)} ({text}). Restore them, or log the model again."
 
 
 def _missing_module(uri: str, module: str) -> str:
@@ -159,14 +159,4 @@ def _there(question: Any) -> bool:
 def _server() -> str:
     import mlflow
 
-    return _plain(str(mlflow.get_registry_uri()))
-
-
-def _plain(uri: str) -> str:
-    """A URI without user and password.
-
-    >>> _plain("postgresql://me:secret@db:5432/mlflow"), _plain("sqlite:///m.db")
-    ('postgresql://db:5432/mlflow', 'sqlite:///m.db')
-    """
-    netloc = urlsplit(uri).netloc
-    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+    return without_password(str(mlflow.get_registry_uri()))

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlparse, urlunparse
+from urllib.parse import urlparse
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from mlflow_privacy.lineage.several import fork_of, write_fork
 from mlflow_privacy.lineage.sources import read_uri
 from mlflow_privacy.lineage.tables import Table, as_table, names_of, one_or_many, table_digest
 from mlflow_privacy.store.mlflow_private import address_on_server, dataset_entity
+from mlflow_privacy.store.places import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -400,17 +401,7 @@ def _artifact_source(client: Any, home: str, path: str) -> Any:
     if urlparse(tracking).scheme not in ("http", "https"):
         return None
     address = address_on_server(uri, tracking)
-    return None if address is None else _source_of_uri(_without_password(address))
-
-
-def _without_password(url: str) -> str:
-    """A URL without the user and password in front of its host: a source is visible to everybody.
-
-    >>> _without_password("https://me:secret@host:5000/a")
-    'https://host:5000/a'
-    """
-    parts = urlparse(url)
-    return urlunparse(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return None if address is None else _source_of_uri(without_password(address))
 
 
 def _source_of_uri(uri: str | None) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers.registry import inner_model
+from mlflow_privacy.trainers.settings import plain_loss
 from mlflow_privacy.types import Task
 
 _REGRESSION_LOSSES = (
@@ -136,11 +137,6 @@ def loss_kind(loss: str | None) -> Task | None:
     if name.startswith(_REGRESSION_LOSSES):
         return "regression"
     return "classification" if name.startswith(_CLASSIFICATION_LOSSES) else None
-
-
-def plain_loss(loss: str | None) -> str:
-    """Its name in lower case without module and underscores."""
-    return (loss or "").lower().rpartition(".")[2].replace("_", "")
 
 
 def stated_loss(native: Any) -> str | None:

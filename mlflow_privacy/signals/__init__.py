@@ -10,14 +10,13 @@ import numpy as np
 
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.booster import booster_outputs
-from mlflow_privacy.signals.classification import Reading
 from mlflow_privacy.signals.keras import keras_outputs
 from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.trainers.keras.model import KerasNet
 from mlflow_privacy.trainers.registry import inner_model, others_model
-from mlflow_privacy.types import ModelOutputs, Records, Task
+from mlflow_privacy.types import ModelOutputs, Reading, Records, Task
 
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.signals.classification import CERTAIN, outputs_from_labels, outputs_from_phi, phi_from_logits
+from mlflow_privacy.signals.classification import CERTAIN, outputs_from_labels, outputs_from_scores
 from mlflow_privacy.signals.regression import gaussian_outputs
-from mlflow_privacy.trainers.booster.model import label_index
 from mlflow_privacy.trainers.booster.trainer import boosted_of, scores_of
+from mlflow_privacy.trainers.labels import label_index
 from mlflow_privacy.types import ModelOutputs, Records, Task
 
 
@@ -39,10 +39,8 @@ def booster_outputs(
     values = np.asarray(scores_of(boosted, records.x), np.float64)
     if boosted.scores == "labels":
         return outputs_from_labels(values.astype(np.int64) == index)
-    logits = np.stack([np.zeros_like(values), values], axis=1) if values.ndim == 1 else values
-    if logits.shape != (len(records), boosted.outputs):
+    outputs = 2 if values.ndim == 1 else values.shape[1]
+    if values.ndim > 2 or len(values) != len(records) or outputs != boosted.outputs:
         raise SignalError(f"The booster gives scores of shape {values.shape} for {boosted.outputs} classes.")
-    logits = np.maximum(logits, -CERTAIN)  # CatBoost's is -∞ for a class that it never saw
-    own = np.arange(len(logits)), index
-    phi = logits[own] if boosted.scores == "one against all" else phi_from_logits(logits, index)
-    return outputs_from_phi(np.where(index < 0, -CERTAIN, phi), logits.argmax(axis=1) == index)
+    values = np.maximum(values, -CERTAIN)  # CatBoost's is -∞ for a class that it never saw
+    return outputs_from_scores(values, index, one_against_all=boosted.scores == "one against all")

@@ -8,14 +8,11 @@ them, because 1 - p_y of a saturated softmax is 0; from probabilities with a cli
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 
 from mlflow_privacy.errors import SignalError
-from mlflow_privacy.types import Link, ModelOutputs
+from mlflow_privacy.types import Link, ModelOutputs, Reading
 
-Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
 CERTAIN = 69.0775527898  # log 1e30: φ where all other logits are -∞, as of probabilities clipped at 1e-30
 
 _SURE = 36.0  # from where exp(-φ) is below float64's rounding of 1
@@ -159,6 +156,21 @@ def outputs_from_phi(phi: np.ndarray, correct: np.ndarray) -> ModelOutputs:
     require_finite(phi)
     link: Link = "logit"
     return ModelOutputs(phi.astype(np.float32), np.asarray(correct, bool), softplus(-phi).astype(np.float32), link)
+
+
+def outputs_from_scores(values: np.ndarray, index: np.ndarray, *, one_against_all: bool = False) -> ModelOutputs:
+    """Outputs from raw scores of all classes (n, c), or of the second of two (n,); a class without one is impossible.
+
+    Args:
+      index: (n,) column of each record's label; -1 for a class that the model never saw.
+      one_against_all: each score is the logit of its class by itself, instead of the logits of a softmax.
+
+    >>> outputs_from_scores(np.array([2.0, -1.0]), np.array([1, 1])).signal.tolist()
+    [2.0, -1.0]
+    """
+    logits = np.stack([np.zeros_like(values), values], axis=1) if values.ndim == 1 else values
+    phi = logits[np.arange(len(logits)), index] if one_against_all else phi_from_logits(logits, index)
+    return outputs_from_phi(np.where(index < 0, -CERTAIN, phi), logits.argmax(axis=1) == index)
 
 
 def outputs_from_labels(correct: np.ndarray) -> ModelOutputs:

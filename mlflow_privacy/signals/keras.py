@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.signals.classification import (
-    CERTAIN,
-    Reading,
     each_phi,
     outputs_from_phi,
+    outputs_from_scores,
     outputs_of_many,
-    phi_from_logits,
     phi_from_probabilities,
     require_labels,
 )
 from mlflow_privacy.signals.regression import gaussian_outputs
-from mlflow_privacy.trainers.booster.model import label_index
 from mlflow_privacy.trainers.keras.model import keras_net, outputs_of
-from mlflow_privacy.types import ModelOutputs, Records, Task
+from mlflow_privacy.trainers.labels import label_index
+from mlflow_privacy.types import ModelOutputs, Reading, Records, Task
 
 _FLOOR = 1e-7  # of probabilities in float32
 
@@ -53,7 +51,5 @@ def keras_outputs(
     if kind == "probabilities":
         phi = phi_from_probabilities(values, index, floor=_FLOOR)
         return outputs_from_phi(phi, values.argmax(axis=1) == index)
-    logits = np.concatenate([np.zeros_like(values), values], axis=1) if kind == "binary" else values
-    own = np.arange(len(logits)), index
-    phi = logits[own] if kind == "one against all" else phi_from_logits(logits, index)
-    return outputs_from_phi(np.where(index < 0, -CERTAIN, phi), logits.argmax(axis=1) == index)
+    scores = values[:, 0] if kind == "binary" else values
+    return outputs_from_scores(scores, index, one_against_all=kind == "one against all")

@@ -10,7 +10,6 @@ import numpy as np
 
 from mlflow_privacy.errors import PrivacyAuditError, SignalError
 from mlflow_privacy.signals.classification import (
-    Reading,
     are_probabilities,
     columns_of,
     each_phi,
@@ -24,7 +23,7 @@ from mlflow_privacy.signals.classification import (
 )
 from mlflow_privacy.signals.predictions import Table, joined, predictions, table_of
 from mlflow_privacy.signals.regression import gaussian_outputs
-from mlflow_privacy.types import ModelOutputs, Records, Task
+from mlflow_privacy.types import ModelOutputs, Reading, Records, Task
 
 FLOOR = 1e-7  # most served probabilities have been float32; its rounding of 1 - p is 6e-8
 _FORMS = (

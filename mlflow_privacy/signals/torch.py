@@ -14,13 +14,13 @@ from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import (
     CERTAIN,
     PROBABILITY_TOLERANCE,
-    Reading,
     each_phi,
     outputs_from_phi,
     outputs_of_many,
     require_labels,
 )
 from mlflow_privacy.signals.regression import gaussian_outputs
+from mlflow_privacy.trainers.settings import plain_loss
 from mlflow_privacy.trainers.torch.exported import restore_exported
 from mlflow_privacy.trainers.torch.inputs import inputs_of
 from mlflow_privacy.trainers.torch.kept_memory import kept_memory
@@ -33,7 +33,7 @@ from mlflow_privacy.trainers.torch.tensors import (
     label_indices,
     resolve_device,
 )
-from mlflow_privacy.types import ModelOutputs, Records, Task
+from mlflow_privacy.types import ModelOutputs, Reading, Records, Task
 
 _logger = logging.getLogger(__name__)
 _SOFTMAX_FLOOR = 1e-30  # each probability of a softmax is exact to float32's range, other than 1 - p
@@ -114,9 +114,8 @@ def module_reading(
         return watched.reading
     if watched.reading == "probabilities" and bool(_are_distributions(_values(output)).all()):
         return "probabilities"
-    name = "" if loss is None or not single else loss.lower().replace("_", "").rpartition(".")[2]
-    if name.startswith("bce"):
-        return "logits" if "logits" in name else "probabilities"
+    if single and (by_loss := _reading_of_loss(loss)) is not None:
+        return by_loss
     wholes = (_read_all(module, records, classes, device, batch_size, None)[0] for records in data)
     return "probabilities" if all(bool(whole.distribution.all()) for whole in wholes) else "logits"
 
@@ -138,12 +137,17 @@ def many_reading(
     module = restore_exported(module)
     first = data[0].take(np.arange(min(len(data[0]), PROBED)))
     said = _read_many(module, first, device, batch_size).said
+    said = said or _reading_of_loss(loss)
     if said is not None:
         return said
-    if (name := "" if loss is None else loss.lower().replace("_", "").rpartition(".")[2]).startswith("bce"):
-        return "logits" if "logits" in name else "probabilities"
     found = {_read_many(module, records, device, batch_size).seems for records in data}
     return "probabilities" if found == {"probabilities"} else "logits"
+
+
+def _reading_of_loss(loss: str | None) -> Reading | None:
+    """What a loss of each label by itself takes; None for any other loss."""
+    name = plain_loss(loss)
+    return None if not name.startswith("bce") else "logits" if "logits" in name else "probabilities"
 
 
 class _Many(NamedTuple):

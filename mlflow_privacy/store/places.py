@@ -19,6 +19,16 @@ def readable_path(uri: str) -> str:
     return url2pathname(unquote(parsed.path)) if parsed.scheme == "file" else uri
 
 
+def without_password(uri: str) -> str:
+    """A URI without the user and password in front of its host, for whoever may read what is logged or said.
+
+    >>> without_password("postgresql://me:secret@db:5432/mlflow"), without_password("sqlite:///m.db")
+    ('postgresql://db:5432/mlflow', 'sqlite:///m.db')
+    """
+    netloc = urlparse(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2], 1) if "@" in netloc else uri
+
+
 def is_served(tracking_uri: str) -> bool:
     """Whether a server is there whose pages can be opened."""
     return tracking_uri.startswith(("http://", "https://"))

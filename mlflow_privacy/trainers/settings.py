@@ -140,6 +140,15 @@ class TorchSettings:
     precision: str = "auto"
 
 
+def plain_loss(loss: str | None) -> str:
+    """The name of a loss in lower case without module and underscores; "" for none.
+
+    >>> plain_loss("torch.nn.BCE_with_logits")
+    'bcewithlogits'
+    """
+    return (loss or "").lower().rpartition(".")[2].replace("_", "")
+
+
 def parse_settings(settings: Mapping[str, Any], *, task: Task) -> TorchSettings:
     """Checks and completes settings.
 

@@ -12,8 +12,8 @@ from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.errors import LineageError, UnsafeError
 from mlflow_privacy.lineage import resolve_target
 from mlflow_privacy.lineage.files import read_path, recast, write_table
-from mlflow_privacy.lineage.log import _without_password
 from mlflow_privacy.lineage.tables import Table, as_table, table_digest
+from mlflow_privacy.store.places import without_password
 
 
 class Bomb:
@@ -105,4 +105,4 @@ def test_columns_of_mixed_objects_cannot_be_stored(tmp_path):
 
 
 def test_no_password_is_written_into_a_source():
-    assert _without_password("http://me:secret@host:1/x") == "http://host:1/x"
+    assert without_password("http://me:secret@host:1/x") == "http://host:1/x"

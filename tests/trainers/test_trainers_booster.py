@@ -13,8 +13,8 @@ from mlflow_privacy.fingerprint import recipe_digest
 from mlflow_privacy.signals import model_outputs
 from mlflow_privacy.trainers import make_recipe, trainer_for
 from mlflow_privacy.trainers.booster.lost import lost_parameters
-from mlflow_privacy.trainers.booster.model import label_index
 from mlflow_privacy.trainers.booster.trainer import boosted_of
+from mlflow_privacy.trainers.labels import label_index
 from mlflow_privacy.types import Records
 
 EACH = pytest.mark.parametrize("library", ["xgboost", "lightgbm", "catboost"])

@@ -14,7 +14,8 @@ import numpy as np
 from mlflow_privacy.errors import RecipeError, StoreError, nearest
 from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.booster import catboost, lightgbm, xgboost
-from mlflow_privacy.trainers.booster.model import Boosted, label_index
+from mlflow_privacy.trainers.booster.model import Boosted
+from mlflow_privacy.trainers.labels import label_index
 from mlflow_privacy.types import Recipe, Records, Task
 
 _logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import numpy as np
 
 from mlflow_privacy.errors import RecipeError, StoreError, nearest
 from mlflow_privacy.trainers.base import OneByOne
-from mlflow_privacy.trainers.booster.model import label_index
 from mlflow_privacy.trainers.keras.model import KerasNet, architecture, as_array, fresh, keras_net
+from mlflow_privacy.trainers.labels import label_index
 from mlflow_privacy.types import Recipe, Records, Task
 
 KIND, FILE = KerasNet.trainer_kind, "weights.safetensors"

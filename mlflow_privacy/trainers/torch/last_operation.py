@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -12,8 +12,7 @@ from torch.overrides import TorchFunctionMode
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.trainers.torch.private import inside_compiled
 from mlflow_privacy.trainers.torch.tensors import first_tensor
-
-Reading = Literal["logits", "probabilities"]  # log-probabilities are logits, too
+from mlflow_privacy.types import Reading
 
 # By the names that torch gives functions, methods and the operators of exported graphs, without "_" and overload.
 _PROBABILITIES = {"sigmoid", "expit", "special_expit", "hardsigmoid", "softmax", "softmin"}
