@@ -155,3 +155,23 @@ def test_an_audit_with_one_group_says_so_before_it_trains(monkeypatch):
         audit(target, AuditOptions(num_ref_models=2, **options))
     result = audit(target, AuditOptions(num_ref_models=4, **options))
     assert [attack.name for attack in result.attacks] == ["learned", "rmia"]
+
+
+def test_the_choice_of_the_verdict_and_the_attack_compare_learners_once(monkeypatch):
+    import importlib
+
+    module = importlib.import_module("mlflow_privacy.attacks.learned")
+    compared, made = module._compared, []
+    monkeypatch.setattr(module, "_compared", lambda stand_ins: made.append(1) or compared(stand_ins))
+    (target, reference, member), _ = case(5, n=100)
+    signals = Signals(target, reference, member, target, reference, member)
+    module._last.clear()
+    before = module.learned_on_references(signals)
+    scores = learned(target, reference, member)
+    assert len(made) == 1
+    module._last.clear()
+    np.testing.assert_array_equal(learned(target, reference, member).value, scores.value)
+    module.learned_on_references(Signals(target, reference + 1, member, target, reference, member))
+    again = module.learned_on_references(signals)
+    assert len(made) == 4
+    np.testing.assert_array_equal(again[0][0].value, before[0][0].value)
