@@ -14,13 +14,16 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow_privacy.decide.compare_html import comparison_html
 from mlflow_privacy.decide.compare_text import comparison_lines, comparison_markdown
 from mlflow_privacy.report.text import plain_text
+from mlflow_privacy.store.experiments import experiment_named
 from mlflow_privacy.store.results import FOLDER, NOTE_TAG
+from mlflow_privacy.store.turns import taking_turns
 from mlflow_privacy.types import to_json
 
 if TYPE_CHECKING:
     from mlflow_privacy.decide.comparison import Comparison
 
 
+@taking_turns()
 def publish_comparison(
     comparison: Comparison, *, experiment: str | None = None, client: MlflowClient | None = None
 ) -> str:
@@ -35,8 +38,7 @@ def publish_comparison(
     if experiment is None:
         experiment_id = client.get_run(comparison.audits[0].run_id).info.experiment_id
     else:
-        found = client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+        experiment_id = experiment_named(client, experiment)
     labels = [audit.label for audit in comparison.audits]
     name = plain_text(f"compare {', '.join(labels)}", 200)
     run_id = client.create_run(experiment_id, run_name=name).info.run_id

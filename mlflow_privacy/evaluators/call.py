@@ -128,7 +128,7 @@ def _evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     from mlflow_privacy.lineage.loading import load_pyfunc
     from mlflow_privacy.report.dpia import check_texts
     from mlflow_privacy.store.experiments import home_of_audit, run_in
-    from mlflow_privacy.store.inputs import patient_inputs
+    from mlflow_privacy.store.turns import taking_turns
 
     started = time.perf_counter()
     call = inspect.signature(original).bind(*args, **kwargs).arguments
@@ -182,7 +182,7 @@ def _evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     home = home_of_audit(mlflow.MlflowClient(), target.model, options.experiment)
     token = REQUEST.set(request)
     try:
-        with patient_inputs(), run_in(home, may_fall_back=options.experiment is None):
+        with taking_turns(), run_in(home, may_fall_back=options.experiment is None):
             result = original(**call)
     except (ConfigError, DesignError, LineageError, RecipeError, SignalError):
         _leave_nothing(mlflow.MlflowClient(), request)

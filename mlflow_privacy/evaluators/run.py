@@ -42,10 +42,6 @@ def _terminate_as_exit() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-# A SQLite store takes two connections of its pool for it: threads that do it at once may each wait for a second one.
-_TAGGING = threading.Lock()
-
-
 def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     """Audits `request.target`, storing references as children of `run_id` and results in it."""
     client = MlflowClient()
@@ -59,8 +55,7 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
             "mlflow.runName": f"privacy audit of {request.target.model.label}",
             "privacy.process": process_tag(),
         }
-    with _TAGGING:
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     open_as_training(client, experiment_id)
     with _terminate_as_exit(), ReferenceStore(client, experiment_id, run_id) as store:
         result = audit(request.target, options, store, timings={"lineage": request.seconds})

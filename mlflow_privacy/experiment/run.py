@@ -28,6 +28,7 @@ from mlflow_privacy.experiment.models import build_target, recipe_settings, regi
 from mlflow_privacy.experiment.sections import ExperimentConfig, TrainSection
 from mlflow_privacy.privacy_meter.log_dir import Audited, ExperimentReport, Place, TargetReport, write_experiment
 from mlflow_privacy.store.experiments import open_as_training
+from mlflow_privacy.store.turns import taking_turns
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
 
@@ -87,7 +88,7 @@ def run_experiment(config: ExperimentConfig) -> ExperimentReport:
         nothing is trained then.
       PrivacyAuditError: an audit failed; the run is marked as failed.
     """
-    with open_log_dir(config) as place:
+    with open_log_dir(config) as place, taking_turns():
         return _run(config, place)
 
 

@@ -111,6 +111,7 @@ def log_lineage(
 
     from mlflow_privacy.store.experiments import active_run_of
     from mlflow_privacy.store.fetch import RunFiles
+    from mlflow_privacy.store.turns import taking_turns
 
     client = client or mlflow.MlflowClient()
     if store not in ("copy", "reference"):
@@ -162,7 +163,8 @@ def log_lineage(
         elif "train" in given:
             entries.pop(SPLIT, None)
     if inputs:
-        client.log_inputs(run_id, inputs)
+        with taking_turns():
+            client.log_inputs(run_id, inputs)
     if fork is not None and all(entries[role].sha256 == earlier.entries[role].sha256 for role in given):
         fork = None  # the same data once more
     manifest = Manifest(

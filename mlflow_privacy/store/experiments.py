@@ -28,6 +28,24 @@ def active_run_of(run_id: str) -> ActiveRun | None:
     return active if active is not None and active.info.run_id == run_id else None
 
 
+def experiment_named(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of this name, which is created if there is none; the active one stays what it is.
+
+    Raises: ConfigError: it was deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # somebody else has created it in between
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise ConfigError(f"the experiment {name!r} was deleted. Restore it, or choose another.")
+    return found.experiment_id
+
+
 def home_of_audit(client: MlflowClient, model: AuditedModel, chosen: str | None) -> str | None:
     """The experiment that an audit's run goes to; None for the active one.
 
@@ -41,10 +59,7 @@ def home_of_audit(client: MlflowClient, model: AuditedModel, chosen: str | None)
             raise ConfigError(f"experiment={chosen!r} has no effect on the run that is open; leave it out, or end it.")
         return None
     if chosen is not None:
-        found = client.get_experiment_by_name(chosen)
-        if found is not None and found.lifecycle_stage != "active":
-            raise ConfigError(f"the experiment {chosen!r} was deleted. Restore it, or choose another.")
-        return client.create_experiment(chosen) if found is None else found.experiment_id
+        return experiment_named(client, chosen)
     if model.run_id is None or os.environ.get("MLFLOW_RUN_ID") or not nobody_chose_an_experiment():
         return None
     try:

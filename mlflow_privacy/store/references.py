@@ -34,6 +34,7 @@ from mlflow_privacy.store.experiments import is_forbidden
 from mlflow_privacy.store.fetch import Fetcher
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
 from mlflow_privacy.store.quiet import no_run_links
+from mlflow_privacy.store.turns import take_turns
 from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class ReferenceStore:
 
     def __init__(self, client: MlflowClient, experiment_id: str, parent_run_id: str) -> None:
         self._client, self._experiment_id, self._parent = client, experiment_id, parent_run_id
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="privacy-store")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "privacy-store", initializer=take_turns)
         self._scratch = tempfile.TemporaryDirectory(prefix="mlflow-privacy-")
         self._fetch = Fetcher(client, self._scratch.name)
         self._room = threading.Semaphore(_UNFINISHED)

@@ -102,13 +102,18 @@ def _write(plan: Plan, name: str, experiment: str | None) -> ImportReport:
     """Writes everything, or leaves nothing behind that counts."""
     import mlflow
 
+    from mlflow_privacy.store.experiments import experiment_named
+    from mlflow_privacy.store.turns import taking_turns
+
     client = mlflow.MlflowClient()
     done = _Done(client, name, _has_model(client, name))
-    experiment_id = None if experiment is None else _experiment_id(client, experiment)
+    experiment_id = None if experiment is None else experiment_named(client, experiment)
     try:
-        with mlflow.start_run(
-            run_name=f"import {name}", experiment_id=experiment_id, nested=mlflow.active_run() is not None
-        ) as run:
+        nested = mlflow.active_run() is not None
+        with (
+            taking_turns(),
+            mlflow.start_run(run_name=f"import {name}", experiment_id=experiment_id, nested=nested) as run,
+        ):
             done.run_id = run.info.run_id
             done.version = _register(plan, name)
             uri = f"models:/{name}/{done.version}"
@@ -118,12 +123,6 @@ def _write(plan: Plan, name: str, experiment: str | None) -> ImportReport:
         raise
     _logger.info("Imported %s with %d reference model(s).", uri, len(ids))
     return ImportReport(name, done.version, uri, run.info.run_id, ids, n_known, plan.notes)
-
-
-def _experiment_id(client: Any, name: str) -> str:
-    """Of the experiment of this name, which is created if there is none; the active one stays what it is."""
-    known = client.get_experiment_by_name(name)
-    return client.create_experiment(name) if known is None else known.experiment_id
 
 
 @dataclasses.dataclass
