@@ -5,6 +5,7 @@ working without it, only slower.
 """
 
 import importlib
+import subprocess
 import sys
 import uuid
 from types import SimpleNamespace
@@ -48,6 +49,37 @@ def test_without_import_hooks_the_hook_runs_if_evaluation_is_imported_already(im
     seen = []
     private.when_evaluation_is_imported(seen.append)
     assert seen == ([module] if imported else [])
+
+
+SEARCHED = """
+import sys
+import mlflow, sklearn
+from mlflow_privacy.store.mlflow_private import evaluation_module, load_evaluators
+evaluation_module()
+{before}
+from mlflow.models.evaluation.utils.trace import configure_autologging_for_evaluation
+class Seen(list):
+    def find_spec(self, name, path=None, target=None):
+        self.append(name)
+seen = Seen()
+sys.meta_path.insert(0, seen)
+with configure_autologging_for_evaluation():
+    print(*seen)
+"""
+
+
+@pytest.mark.parametrize("before", ["load_evaluators()", "pass"])
+def test_mlflow_imports_nothing_under_its_lock_that_was_loaded_before(before):
+    """Whoever imports there waits for other threads that import, and they for the lock."""
+    pytest.importorskip("mlflow.models.evaluation.utils.trace")
+    code = SEARCHED.format(before=before)
+    searched = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    if before == "pass":  # else there is nothing left to be loaded before
+        assert "mlflow.sklearn" in searched
+    else:
+        assert not searched
 
 
 def test_mlflow_still_tells_which_experiment_a_run_would_go_to(tracking, monkeypatch):
