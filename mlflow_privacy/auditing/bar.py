@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from mlflow_privacy.auditing.said import told_quiet
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _LOGGERS = ("", "mlflow", "mlflow_privacy")  # whose handlers may write to the console
@@ -22,13 +25,32 @@ class Pace:
     Args:
       total: models in all.
       clock: seconds, rising.
+      expected: seconds in all, by what is known before anything has moved; None if nothing is.
+      most: gives the seconds that are left of a time budget, which ends sooner or later than the models do.
     """
 
-    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._clock = total, clock
+    def __init__(
+        self,
+        total: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        expected: float | None = None,
+        most: Callable[[], float] = lambda: math.inf,
+    ) -> None:
+        self._total, self._clock, self._most = total, clock, most
         self._start = self._last = clock()
-        self._left: float | None = None
+        self._left = expected
         self._done = 0.0
+
+    @property
+    def done(self) -> float:
+        """Models that are trained, parts of them included."""
+        return self._done
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it was made."""
+        return self._clock() - self._start
 
     def move(self, done: float) -> None:
         """`done` models are trained; as many as before is no move."""
@@ -38,7 +60,7 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds, None before anything has moved.
+        """Seconds, at most those of the budget; None before anything has moved, unless something was expected.
 
         >>> now = [0.0]
         >>> pace = Pace(8, clock=lambda: now[0])
@@ -47,29 +69,39 @@ class Pace:
         >>> now[0] = 7.0; pace.left  # workers start
         9.0
         """
+        return None if self.rest is None else min(self.rest, self.budget)
+
+    @property
+    def rest(self) -> float | None:
+        """As `left`, whatever the budget."""
         return None if self._left is None else max(self._left - (self._clock() - self._last), 0.0)
+
+    @property
+    def budget(self) -> float:
+        """Seconds that are left of the budget."""
+        return self._most()
 
 
 @contextlib.contextmanager
-def model_bar(total: int, progress: bool | str) -> Iterator[Callable[[float], None]]:
+def model_bar(total: int, progress: bool | str, pace: Pace | None = None) -> Iterator[Callable[[float], None]]:
     """A bar over `total` reference models; gives what moves it, to a number of models that may be a fraction.
 
     Args:
       progress: True or False, or "auto" for a bar on a terminal only, and not where this package was told to log
         nothing but warnings.
+      pace: what tells the time left; it is moved whether there is a bar or not.
     """
     from tqdm import tqdm
 
-    told_quiet = logging.getLogger("mlflow_privacy").level >= logging.WARNING
-    disable = (told_quiet or None) if progress == "auto" else not progress  # None: only on a terminal
+    disable = (told_quiet() or None) if progress == "auto" else not progress  # None: only on a terminal
     with tqdm(total=total, desc="reference models", unit="model", disable=disable, bar_format=_FORMAT) as bar:
-        pace = Pace(total)
+        pace = pace or Pace(total)
 
         def move(models: float) -> None:
+            pace.move(models)
             if bar.disable:
                 return
             bar.n = max(bar.n, round(models, 1))
-            pace.move(bar.n)
             left = pace.left
             if left is not None and bar.n < total:
                 bar.set_postfix_str(f"about {tqdm.format_interval(left)} left", refresh=False)
@@ -78,6 +110,7 @@ def model_bar(total: int, progress: bool | str) -> Iterator[Callable[[float], No
             bar.refresh()
 
         with contextlib.nullcontext() if bar.disable else lines_above_bars():
+            move(0.0)
             yield move
 
 

@@ -51,7 +51,7 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
         )
     elif result.references["n"] == 0:
         out.append("No reference models were used: this is the weaker audit, with the attacks that need none.")
-    elif result.references["n"] < FEW_REFERENCES:
+    elif result.references["n"] < FEW_REFERENCES and result.references["n"] == result.references["n_wanted"]:
         out.append(
             f"Only {result.references['n']} reference models: the attacks are weaker than they can be. "
             "Raise num_ref_models; what is trained already is kept."
@@ -164,6 +164,7 @@ def describe_references(
         "n_loaded": 0 if references is None else references.n_loaded,
         "n_trained": 0 if references is None else references.n_trained,
         "n_imported": 0 if references is None else references.n_imported,
+        "n_wanted": 0 if references is None else references.n_wanted,
         "fraction": design.fraction,
         "target_fraction": target_share(target),
         "n_always": 0 if design.always is None else int(design.always.sum()),

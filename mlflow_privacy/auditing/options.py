@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from mlflow_privacy.errors import ConfigError, nearest
-from mlflow_privacy.fields import no_bool
+from mlflow_privacy.fields import Duration, no_bool
 from mlflow_privacy.games.game import Setting, game_name
 from mlflow_privacy.lineage.options import LineageOptions
 from mlflow_privacy.metrics import DEFAULT_FPRS
@@ -73,6 +73,7 @@ class AuditOptions(LineageOptions):
     batch_size: int = Field(default=1024, ge=1)
     executor: Annotated[str, BeforeValidator(executor_name)] = "auto"
     n_workers: Annotated[int | None, Field(ge=1), no_bool("a whole number")] = None
+    time_budget: Duration = None
     progress: bool | Literal["auto"] = "auto"
     # What the caller explicitly allows; more of it in `LineageOptions`.
     allow_unfamiliar_members: bool = False

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlflow_privacy.auditing import fidelity, findings
+from mlflow_privacy.auditing.afford import least_groups, that_run
 from mlflow_privacy.auditing.blind_memory import baseline_for
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
@@ -20,20 +21,13 @@ from mlflow_privacy.auditing.familiar import check_familiar, check_logged_qualit
 from mlflow_privacy.auditing.headline import headline_of
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
-from mlflow_privacy.auditing.questions import in_canonical_order, questions
-from mlflow_privacy.auditing.records_view import check_slices, column, shown_labels
-from mlflow_privacy.auditing.references import (
-    NoStore,
-    Store,
-    design_for,
-    number_of_references,
-    reference_models,
-    too_big,
-)
-from mlflow_privacy.auditing.repeated import ask_repeated, score_repeated
+from mlflow_privacy.auditing.prepare import prepare
+from mlflow_privacy.auditing.records_view import column, shown_labels
+from mlflow_privacy.auditing.references import NoStore, Store, reference_models
+from mlflow_privacy.auditing.repeated import score_repeated
 from mlflow_privacy.auditing.scores import attack_result, each_by_group, stack_signals
 from mlflow_privacy.auditing.steady import check_steady
-from mlflow_privacy.games.game import GameEvidence, make_game
+from mlflow_privacy.games.game import GameEvidence
 from mlflow_privacy.metrics.groups import slicings_of
 from mlflow_privacy.types import AuditResult, AuditTarget
 
@@ -65,25 +59,12 @@ def audit(
       SignalError: the model gives nothing that an attack can use.
     """
     options, store, clock = options or AuditOptions(), store or NoStore(), Clock(timings)
-    target = in_canonical_order(target)
-    design = design_for(target, options)
-    count = number_of_references(target, design, options)
-    problem = too_big(target, design, options, store) if count else ""
-    if problem:
-        target, count = dataclasses.replace(target, recipe_problem=problem), 0
-    design.check_count(count)
-
-    game = make_game(options.game, options.game_options, options.setting)
-    game.check(target, count, None)
-    ask = questions(target, design, options)
+    target, design, count, game, ask, further, aside = prepare(target, options, store)
     asked, member = ask.pool, np.asarray(target.membership, bool)[ask.rows]
-    check_slices(asked, options.slices)
-    further = game.questions(target, asked)
-    aside = ask_repeated(target, design, options)
-    ask = ask.also((*further, *aside))
     clock.lap("digests")
 
-    names, answers = ask_target(target, ask, options, groups=-(-count // design.group))
+    groups = -(-count // design.group)
+    names, answers = ask_target(target, ask, options, groups=groups)
     own, own_further = ask.split(answers)
     game.check(target, count, names)
     check_label_order(target, ask, own[0], member)
@@ -94,11 +75,13 @@ def audit(
 
     if not (game.uses_references or needs_references(names)):
         count = 0
-    references = reference_models(target, design, count, ask, options, store)
+    least = least_groups(options, own[0].link, groups)
+    references = reference_models(target, design, count, ask, options, store, least)
     doubts += check_familiar(target, own[0], member, references, allow=allow)
     clock.lap("references")
 
     signals = stack_signals(own, references, member)
+    names, left_out = that_run(names, signals, references, options)
     headline, choice = headline_of(names, signals, options)
     attacks = tuple(attack_result(name, signals, member, options) for name in names)
     slices = {name: column(asked, name) for name in options.slices}
@@ -146,4 +129,4 @@ def audit(
         slices=slices,
         content=findings.exposed_content(asked, attacks) if options.show_records else None,
     )
-    return dataclasses.replace(result, warnings=(*doubts, *findings.find_warnings(result, target)))
+    return dataclasses.replace(result, warnings=(*doubts, *left_out, *findings.find_warnings(result, target)))

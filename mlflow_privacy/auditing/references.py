@@ -6,24 +6,26 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from mlflow_privacy.auditing.agreement import Verify, disagreement, is_due
-from mlflow_privacy.auditing.bar import model_bar
 from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.auditing.price import Price, left_out, mean_seconds, reference_bytes
 from mlflow_privacy.auditing.questions import Asking
+from mlflow_privacy.auditing.said import tell_progress
+from mlflow_privacy.auditing.training import Budget, How, expected_seconds, train
 from mlflow_privacy.design import Design, fraction_like
 from mlflow_privacy.errors import StoreError
-from mlflow_privacy.executor import Job, Outputs, Recover, Trained, keep_in, split_means, train_missing
-from mlflow_privacy.executor.plan import describe_work, make_plan, this_machine
+from mlflow_privacy.executor import Job, Outputs, Trained, split_means
 from mlflow_privacy.fingerprint import data_digest, digest, recipe_digest, record_keys
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, imported_fingerprint, members_digest
 from mlflow_privacy.trainers.canonical import own_code, untold
-from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records
+from mlflow_privacy.types import AuditTarget, ModelOutputs, Recipe, Records, to_json
 
 __all__ = ["NoStore", "References", "Store", "ensure", "imported_key", "reference_key", "split_means"]
 _logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Store(Protocol):
     def elsewhere(self) -> Callable[[], Any] | None: ...
     def recall(self, name: str, key: str) -> Mapping[str, Any] | None: ...
     def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None: ...
+    def pace_of(self, recipe: Mapping[str, Any], n_members: int) -> float | None: ...
 
 
 class NoStore:
@@ -91,6 +94,9 @@ class NoStore:
     def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None:
         return None
 
+    def pace_of(self, recipe: Mapping[str, Any], n_members: int) -> float | None:
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class References:
@@ -102,6 +108,7 @@ class References:
       population: outputs of each on the population; empty where there is none.
       run_ids: of each.
       n_loaded, n_trained: m = n_loaded + n_trained.
+      n_wanted: how many there were to be; more than m where the time did not suffice.
       fingerprint: under which they are found again.
       rows: (m, n_pool) bool, who of the whole pool each trained on.
       n_imported: how many of the loaded ones were trained elsewhere; they come first.
@@ -120,6 +127,7 @@ class References:
     n_imported: int = 0
     further: tuple[tuple[ModelOutputs, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    n_wanted: int = 0
 
     @functools.cached_property
     def quality(self) -> tuple[dict[str, float], ...]:
@@ -191,9 +199,13 @@ def too_big(target: AuditTarget, design: Design, options: AuditOptions, store: S
 
 
 def reference_models(
-    target: AuditTarget, design: Design, count: int, ask: Asking, options: AuditOptions, store: Store
+    target: AuditTarget, design: Design, count: int, ask: Asking, options: AuditOptions, store: Store, least: int = 1
 ) -> References | None:
-    """`count` reference models of a design with their answers, found or trained; None where there are to be none."""
+    """`count` reference models of a design with their answers, found or trained; None where there are to be none.
+
+    Args:
+      least: groups of them that there are whatever the time budget is.
+    """
     if not count or target.recipe is None:
         return None
     return ensure(
@@ -213,7 +225,47 @@ def reference_models(
         n_workers=options.n_workers,
         progress=options.progress,
         verify=options.verify_references,
+        time_budget=options.time_budget,
+        least=least,
+        size=one_reference(target, ask),
     )
+
+
+def foresee(
+    recipe: Recipe,
+    pool: Records,
+    design: Design,
+    how: How,
+    device: str,
+    store: Store,
+    *,
+    stored: Sequence[StoredReference],
+    imported: int,
+    missing: int,
+    size: int | None,
+) -> tuple[Price, How]:
+    """What references cost, and how they are trained with the seconds that one is known to take.
+
+    Args:
+      stored: those of the design that are found.
+      size: bytes of one.
+    """
+    each, told_by = mean_seconds([one.seconds for one in stored]), "those found"
+    if each is None and missing:
+        each, told_by = store.pace_of(to_json(recipe), int(design.members(0).sum())), "this recipe's on other data"
+    how = dataclasses.replace(how, each=each)
+    seconds = expected_seconds(recipe, pool, missing, device, how) if missing else None
+    size = None if size is None else size * missing
+    return Price(imported + len(stored), missing, seconds, told_by, size), how
+
+
+def one_reference(target: AuditTarget, ask: Asking) -> int:
+    """About how many bytes one reference model of this target takes on the store."""
+    from mlflow_privacy.trainers import trainer_for
+
+    asked = sum(len(part) for part in ask.data)
+    assert target.recipe is not None
+    return reference_bytes(target.recipe, target.model.native, asked, len(target.pool), trainer_for(target.recipe))
 
 
 def ensure(
@@ -234,8 +286,14 @@ def ensure(
     n_workers: int | None = None,
     progress: bool | str = "auto",
     verify: Verify = "auto",
+    time_budget: float | None = None,
+    least: int = 1,
+    size: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> References:
     """Takes imported references, then loads the first ones of a design, and trains those that are missing.
+
+    With a time budget, which runs from this call on, there may be fewer: whole groups of the design, as many as fit.
 
     Args:
       data_digests: of the pool, of the population if there is one, and of what a game asks about besides.
@@ -251,10 +309,14 @@ def ensure(
       progress: "auto" shows a bar on a terminal.
       verify: whether one stored reference is trained again, to see that it still agrees; "auto" where the recipe runs
         code of the caller's.
+      time_budget: seconds.
+      least: groups of the design that there are whatever the budget is.
+      size: about how many bytes one reference takes on the store.
+      clock: seconds, rising.
     """
     from mlflow_privacy.trainers import trainer_for
 
-    trainer = trainer_for(recipe)
+    trainer, budget = trainer_for(recipe), Budget(time_budget, clock)
     for reason in untold(recipe):
         _logger.warning("No other audit finds these reference models: what they depend on cannot be told. %s.", reason)
     rows_asked = slice(None) if audited is None else audited
@@ -264,12 +326,12 @@ def ensure(
         imported = _load_imported(store, trainer, recipe, design, target_members, data_digests, outputs, most)
     if exactly:
         count -= len(imported)
-    elif imported and _covers(design.together(np.stack([ready.row for ready in imported]))[:, rows_asked]):
+    elif imported and covers(design.together(_rows_of(imported))[:, rows_asked]):
         count = 0
     if imported:
         _logger.info("%d imported reference model(s) are used, %d more of the design.", len(imported), count)
     if not count:
-        return _together(imported, [], design, rows_asked, 0, imported_key(recipe, design), n_further)
+        return _together(imported, [], design, rows_asked, 0, imported_key(recipe, design), n_further, len(imported))
     keys = [reference_key(design, recipe, index) for index in range(count)]
     fingerprint = keys[0].fingerprint
     stored = {i: ref for i, ref in store.find(fingerprint).items() if i < count and ref.key == keys[i]}
@@ -284,12 +346,16 @@ def ensure(
         if notes:
             stored, done = {}, {}
     missing = [index for index in range(count) if index not in done]
-    _logger.info(
-        "%d reference model(s) loaded, %d to train (fingerprint %s).",
-        len(done),
-        len(missing),
-        fingerprint[:12],
+    price, how = foresee(
+        *(recipe, pool, design, How(executor, n_workers, progress), device, store),
+        stored=[stored[index] for index in done],
+        imported=len(imported),
+        missing=len(missing),
+        size=size,
     )
+    tell_progress(_logger, str(price))
+    _logger.debug("Reference models are found by the fingerprint %s.", fingerprint)
+    n_trained = 0
     if missing:
         job = Job(
             recipe=recipe,
@@ -311,15 +377,42 @@ def ensure(
             values = {i: _load(store, one, trainer, recipe, data_digests, outputs) for i, one in ours.items()}
             return [Trained(i, value, ours[i].run_id, 0.0, 0.0) for i, value in values.items() if value is not None]
 
-        with contextlib.closing(_train(job, store, recover, executor, n_workers, progress)) as trained:
+        there = _whole_groups(done, design, count)
+        if not there and imported and covers(design.together(_rows_of(imported))[:, rows_asked]):
+            least -= 1
+        how = dataclasses.replace(how, least=max(least - len(there), 0))
+        groups = _by_group(missing, design)
+        with contextlib.closing(train(job, groups, how, budget, store=store, recover=recover)) as trained:
             for one in trained:
-                index = missing[one.position]
+                index, n_trained = missing[one.position], n_trained + 1
                 if index in stored:  # only now that its successor is safe
                     store.retire(stored[index])
                 done[index] = _Ready(one.outputs, one.run_id or "", job.rows[one.position])
-    ready = [done[index] for index in range(count)]
-    together = _together(imported, ready, design, rows_asked, len(missing), fingerprint, n_further)
+    whole = [index for group in _whole_groups(done, design, count) for index in group]
+    ready = [done[index] for index in whole]
+    wanted = len(imported) + count
+    if len(whole) < count and time_budget is not None:
+        notes.append(left_out(len(imported) + len(whole), wanted, time_budget))
+        _logger.info("The time budget ends here, with %d of %d reference models.", len(imported) + len(whole), wanted)
+    together = _together(imported, ready, design, rows_asked, n_trained, fingerprint, n_further, wanted)
     return dataclasses.replace(together, notes=tuple(notes))
+
+
+def _by_group(indices: Sequence[int], design: Design) -> list[tuple[int, ...]]:
+    """Positions in `indices`, those of one group of the design together."""
+    numbers = [index // design.group for index in indices]
+    return [tuple(i for i, own in enumerate(numbers) if own == number) for number in dict.fromkeys(numbers)]
+
+
+def _whole_groups(done: Collection[int], design: Design, count: int) -> list[tuple[int, ...]]:
+    """The groups of the first `count` references of which all are done; the last one may be smaller."""
+    starts = range(0, count, design.group)
+    groups = [tuple(range(start, min(start + design.group, count))) for start in starts]
+    return [group for group in groups if all(index in done for index in group)]
+
+
+def _rows_of(ready: Sequence[_Ready]) -> np.ndarray:
+    return np.stack([one.row for one in ready])
 
 
 def _set_aside(
@@ -365,31 +458,6 @@ def _set_aside(
     return [note]
 
 
-def _train(
-    job: Job, store: Store, recover: Recover, executor: str, n_workers: int | None, progress: bool | str
-) -> Generator[Trained, None, None]:
-    """Trains the references of a job by the plan for this machine, with a bar."""
-    work = describe_work(job.recipe, job.pool, len(job.keys), job.device)
-    machine = this_machine(job.recipe, job.device)
-    plan = make_plan(work, machine, executor, n_workers)
-    with model_bar(work.n, progress) as moved:
-        trained = train_missing(
-            job,
-            plan,
-            keep=keep_in(store, job),
-            recover=recover,
-            moved=moved,
-            work=work,
-            machine=machine,
-            n_workers=n_workers,
-        )
-        with contextlib.closing(trained):
-            for count, one in enumerate(trained, start=1):
-                _logger.info("Reference %d trained in %.2f s.", job.keys[one.position].index, one.seconds)
-                moved(count)
-                yield one
-
-
 @dataclasses.dataclass(frozen=True)
 class _Ready:
     """One reference: its outputs on pool and population, its run, and its membership row (n_pool,) bool."""
@@ -406,12 +474,13 @@ def _together(
     rows_asked: Any,
     n_trained: int,
     fingerprint: str,
-    n_further: int = 0,
+    n_further: int,
+    n_wanted: int,
 ) -> References:
     """All references side by side, imported ones first."""
     ready = [*imported, *designed]
     main = len(ready[0].outputs) - n_further
-    rows = np.stack([one.row for one in ready])
+    rows = _rows_of(ready)
     return References(
         member=design.together(rows).T[rows_asked],
         pool=tuple(one.outputs[0] for one in ready),
@@ -423,6 +492,7 @@ def _together(
         rows=rows,
         n_imported=len(imported),
         further=tuple(one.outputs[main:] for one in ready) if n_further else (),
+        n_wanted=n_wanted,
     )
 
 
@@ -431,7 +501,7 @@ def imported_key(recipe: Recipe, design: Design) -> str:
     return imported_fingerprint(recipe_digest(recipe), design.pool_digest)
 
 
-def _covers(rows: np.ndarray) -> bool:
+def covers(rows: np.ndarray) -> bool:
     """Whether each record (column) has a model (row) that trained on it and one that did not."""
     return bool((rows.any(axis=0) & ~rows.all(axis=0)).all())
 
@@ -446,15 +516,28 @@ def _load_imported(
     outputs: Outputs,
     most: int | None,
 ) -> list[_Ready]:
-    """At most `most` models that were trained elsewhere on this pool by this recipe; a damaged one is left out.
-
-    The target itself may be among them, imported as a reference of another target, and so may the model that trained
-    on just the records that it did not: either would tell an attack the answer.
-    """
+    """At most `most` models that were trained elsewhere on this pool by this recipe; a damaged one is left out."""
     ready: list[_Ready] = []
-    for reference in sorted(store.find_imported(imported_key(recipe, design)), key=lambda found: found.key.index):
+    for reference, row in usable_imported(store, recipe, design, target_members):
         if len(ready) == most:
             break
+        values = _load(store, reference, trainer, recipe, data_digests, outputs)
+        if values is None:
+            _logger.warning("Imported reference run %s has no weights that load; it is left out.", reference.run_id)
+        else:
+            ready.append(_Ready(values, reference.run_id, row))
+    return ready
+
+
+def usable_imported(
+    store: Store, recipe: Recipe, design: Design, target_members: np.ndarray
+) -> Iterator[tuple[StoredReference, np.ndarray]]:
+    """Models that were trained elsewhere, with their membership rows (n_pool,): those that tell no attack the answer.
+
+    The target itself may be among them, imported as a reference of another target, and so may the model that trained
+    on just the records that it did not.
+    """
+    for reference in sorted(store.find_imported(imported_key(recipe, design)), key=lambda found: found.key.index):
         try:
             row = store.members(reference)
             if len(row) != design.n:
@@ -462,14 +545,8 @@ def _load_imported(
         except StoreError as error:
             _logger.warning("Imported reference run %s is damaged and left out: %s", reference.run_id, error)
             continue
-        if (row == target_members).all() or (row != target_members).all():
-            continue
-        values = _load(store, reference, trainer, recipe, data_digests, outputs)
-        if values is None:
-            _logger.warning("Imported reference run %s has no weights that load; it is left out.", reference.run_id)
-        else:
-            ready.append(_Ready(values, reference.run_id, row))
-    return ready
+        if not ((row == target_members).all() or (row != target_members).all()):
+            yield reference, row
 
 
 def _load(

@@ -104,13 +104,13 @@ def _warnings_heard() -> Iterator[None]:
     """Inside, this package's warnings are logged even after MLflow has opened an SQL store.
 
     Alembic, which migrates it, sets the root logger's level to ERROR. Whoever gives this package's own logger a level
-    keeps it.
+    keeps it. Ours is one below that of warnings, which is what a caller sets who wants no progress shown.
     """
     logger = logging.getLogger("mlflow_privacy")
     if logger.level != logging.NOTSET:
         yield
         return
-    logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING - 1))
     try:
         yield
     finally:

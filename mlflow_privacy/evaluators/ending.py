@@ -8,14 +8,13 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.models.evaluation import EvaluationResult
 
+from mlflow_privacy.auditing.said import tell
 from mlflow_privacy.report.notebook import notebook_html
 from mlflow_privacy.report.text import verdict
 from mlflow_privacy.store.places import is_served, readable_path, run_page, where_report
 from mlflow_privacy.types import AuditResult
 
 _logger = logging.getLogger(__name__)
-# MLflow shows the lines of its own evaluators from INFO on, those of another library only from WARNING on.
-_shown = logging.getLogger("mlflow.privacy_meter")
 _REPORT = "privacy/report"
 
 
@@ -53,7 +52,7 @@ def tell_ending(result: EvaluationResult, audit: AuditResult, run_id: str, exper
 
 
 def _tell(level: int, line: str) -> None:
-    (_logger if _logger.isEnabledFor(level) else _shown).log(level, "%s", line)
+    tell(_logger, level, line)
 
 
 def _report_uri(result: Any) -> str:

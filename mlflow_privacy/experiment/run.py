@@ -64,6 +64,7 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         "batch_size": audit.batch_size,
         "executor": audit.executor,
         "n_workers": audit.n_workers,
+        "time_budget": audit.time_budget,
         "attack_options": {attack_name(name): dict(values) for name, values in audit.attack_options.items()},
         "attacks": attacks,
         "headline": headline,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from mlflow_privacy.auditing.options import executor_name
-from mlflow_privacy.fields import Float, Int
+from mlflow_privacy.fields import Duration, Float, Int
 from mlflow_privacy.games.game import game_name
 from mlflow_privacy.metrics import DEFAULT_FPRS
 
@@ -121,6 +121,11 @@ class AuditSection(_Section):
     )
     n_workers: Int | None = Field(
         None, ge=1, description="References trained at a time; with `auto` the most. Default: by the machine."
+    )
+    time_budget: Duration = Field(
+        None,
+        description="Time for the reference models of each target, in seconds or as `10 min`, `2 h`: whole groups, as "
+        "many as fit, at least one. Default: none.",
     )
     fprs: list[Fpr] = Field(list(DEFAULT_FPRS), min_length=1, description="False-positive rates of TPR@FPR.")
     confidence: Float = Field(0.95, gt=0.5, lt=1, description="Of every interval.")

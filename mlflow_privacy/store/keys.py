@@ -33,10 +33,11 @@ class ReferenceKey:
 
 @dataclasses.dataclass(frozen=True)
 class StoredReference:
-    """A finished reference run."""
+    """A finished reference run; `seconds`: that its training took, None if that was not recorded."""
 
     key: ReferenceKey
     run_id: str
+    seconds: float | None = dataclasses.field(default=None, compare=False)
 
 
 def members_digest(members: np.ndarray) -> str:

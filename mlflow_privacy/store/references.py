@@ -30,6 +30,7 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_privacy._version import __version__
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.fingerprint import digest
 from mlflow_privacy.store.experiments import is_forbidden
 from mlflow_privacy.store.fetch import Fetcher
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
@@ -41,6 +42,9 @@ _logger = logging.getLogger(__name__)
 _PAGE = 1000
 _UNFINISHED = 4  # references whose files wait for their upload
 _RETIRED = "privacy.replaced"
+_SECONDS = "train_seconds"  # metric of a reference run
+_RECIPE = "privacy.recipe"  # tag of it
+_RECENT = 50  # runs whose seconds are looked at
 _EXTRA = "extra/"  # before the key of an extra signal, in the file of a model's outputs
 
 
@@ -213,7 +217,7 @@ class ReferenceStore:
             for run in runs:
                 reference = _from_tags(fingerprint, run.data.tags, run.info.run_id)
                 if reference is not None:
-                    found.append(reference)
+                    found.append(dataclasses.replace(reference, seconds=run.data.metrics.get(_SECONDS)))
                     homes[run.info.run_id] = run.info.artifact_uri
             token = runs.token or ""
         self._fetch.know({one.run_id: homes[one.run_id] for one in sorted(found, key=lambda one: one.key.index)})
@@ -254,6 +258,20 @@ class ReferenceStore:
         entities = [RunTag(tag, value) for tag, value in tags.items()]
         self._call(self._client.log_batch, self._parent, tags=entities)
 
+    def pace_of(self, recipe: Mapping[str, Any], n_members: int) -> float | None:
+        """Seconds that a reference of this recipe took on any data, as if it had so many members; None if none did."""
+        return self._call(self._pace_of, recipe_key(recipe), n_members)
+
+    def _pace_of(self, key: str, n_members: int) -> float | None:
+        query = f"tags.`{_RECIPE}` = '{key}' and attributes.status = 'FINISHED'"
+        newest = ["attributes.start_time DESC"]
+        told = []
+        for run in self._client.search_runs(self._experiments(), query, order_by=newest, max_results=_RECENT):
+            seconds, members = run.data.metrics.get(_SECONDS), run.data.params.get("n_members", "")
+            if seconds is not None and members.isdigit() and int(members):
+                told.append(seconds * n_members / int(members))
+        return sum(told) / len(told) if told else None
+
     def save(
         self,
         key: ReferenceKey,
@@ -277,7 +295,7 @@ class ReferenceStore:
           started: seconds since the epoch.
           imported: of a model that was trained elsewhere, where it came from, in words.
         """
-        seconds = {} if imported else {"train_seconds": round(time.time() - started, 4)}
+        seconds = {} if imported else {_SECONDS: round(time.time() - started, 4)}
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         weights = folder / "weights"
         weights.mkdir()
@@ -294,11 +312,11 @@ class ReferenceStore:
             "recipe": recipe,
         }
         (folder / "reference.json").write_text(json.dumps(record, indent=1, sort_keys=True))
-        run_id = self._call(self._create, key, has_weights, started, imported)
+        run_id = self._call(self._create, key, has_weights, started, imported, recipe_key(recipe))
         self._later(self._finish, run_id, key, folder, record["n_members"], {**seconds, **metrics})
         return StoredReference(key, run_id)
 
-    def _create(self, key: ReferenceKey, has_weights: bool, started: float, imported: str) -> str:
+    def _create(self, key: ReferenceKey, has_weights: bool, started: float, imported: str, recipe: str) -> str:
         """A new run with all of its tags, by which it is found once it is finished."""
         tags = {
             "mlflow.parentRunId": self._parent,
@@ -311,6 +329,7 @@ class ReferenceStore:
             "privacy.weights": str(has_weights).lower(),
             "privacy.version": __version__,
             "privacy.process": process_tag(),
+            _RECIPE: recipe,
             **({"privacy.imported": imported[:500]} if imported else {}),
         }
         run = self._client.create_run(
@@ -405,6 +424,15 @@ class StoreAddress:
 
     def __call__(self) -> ReferenceStore:
         return ReferenceStore(MlflowClient(self.uri), self.experiment_id, self.parent_run_id)
+
+
+def recipe_key(recipe: Mapping[str, Any]) -> str:
+    """What a recipe is found by where only its time matters: kind and spec, whatever versions it rests on.
+
+    >>> recipe_key({"kind": "torch", "spec": {}, "rests_on": 1}) == recipe_key({"kind": "torch", "spec": {}})
+    True
+    """
+    return digest({"kind": recipe.get("kind"), "spec": recipe.get("spec")})
 
 
 def absolute_uri(uri: str) -> str:

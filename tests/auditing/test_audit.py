@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlflow_privacy.auditing.options import AuditOptions
-from mlflow_privacy.auditing.pipeline import audit, in_canonical_order
+from mlflow_privacy.auditing.pipeline import audit
+from mlflow_privacy.auditing.questions import in_canonical_order
 from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.trainers import make_recipe
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records

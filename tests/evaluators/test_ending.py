@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from mlflow_privacy.auditing.said import told_quiet
 from mlflow_privacy.evaluators.ending import PrivacyEvaluationResult
 from mlflow_privacy.report.example import example_result
 from mlflow_privacy.report.notebook import notebook_html
@@ -71,3 +72,48 @@ def test_nothing_of_a_model_or_its_data_is_markup_in_a_notebook():
     assert "<script" not in page
     assert "javascript" not in page
     assert page.count("&lt;script&gt;") == 3
+
+
+def test_a_plain_script_hears_what_the_references_cost_before_they_train(registered, mlflow_lines, monkeypatch):
+    logger = logging.getLogger("mlflow_privacy")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.setattr(logger, "disabled", False)
+    mlflow.models.evaluate("models:/tree/1", evaluators=["privacy_meter"], evaluator_config=CONFIG)
+    told = [line for line in mlflow_lines if line[1].startswith("2 reference models:")]
+    assert [level for level, _ in told] == ["INFO"]
+    assert told[0][1].startswith("2 reference models: 0 found in the store, 2 to train. How long they take is told")
+    mlflow_lines.clear()
+    mlflow.models.evaluate("models:/tree/1", evaluators=["privacy_meter"], evaluator_config=CONFIG)
+    assert [text for _, text in mlflow_lines if text.startswith("2 reference models:")] == [
+        "2 reference models: found in the store, none to train."
+    ]
+    mlflow_lines.clear()
+    more = {"privacy_meter": {**CONFIG["privacy_meter"], "num_ref_models": 4}}
+    mlflow.models.evaluate("models:/tree/1", evaluators=["privacy_meter"], evaluator_config=more)
+    (line,) = [text for _, text in mlflow_lines if text.startswith("4 reference models:")]
+    assert "2 found in the store, 2 to train. About " in line  # by what their runs have recorded
+    mlflow_lines.clear()
+    monkeypatch.setattr(logger, "level", logging.WARNING)  # whoever wants no progress
+    mlflow.models.evaluate("models:/tree/1", evaluators=["privacy_meter"], evaluator_config=CONFIG)
+    assert not [text for _, text in mlflow_lines if text.startswith("2 reference models:")]
+
+
+def test_a_terminal_shows_the_bar_in_a_plain_script_too(registered, monkeypatch):
+    from mlflow_privacy.auditing import training
+
+    shown = []
+    original = training.model_bar
+
+    def model_bar(total, progress, pace):
+        shown.append(progress == "auto" and not told_quiet())
+        return original(total, False, pace)
+
+    monkeypatch.setattr(training, "model_bar", model_bar)
+    config = {"privacy_meter": {"num_ref_models": 2, "blind_baseline": False}}
+    for level, expected in ((logging.NOTSET, True), (logging.WARNING, False)):
+        monkeypatch.setattr(logging.getLogger("mlflow_privacy"), "level", level)
+        options = {**config["privacy_meter"], "random_seed": int(expected)}
+        mlflow.models.evaluate(
+            "models:/tree/1", evaluators=["privacy_meter"], evaluator_config={"privacy_meter": options}
+        )
+        assert shown.pop() is expected

@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment.load import attack_name, load_config, parse_config
+from mlflow_privacy.experiment.run import evaluator_options
 from mlflow_privacy.experiment.sections import SECTIONS, config_reference, training_settings, variant_keys
 from mlflow_privacy.experiment.yaml_text import apply_overrides, parse_yaml
 
@@ -232,6 +233,14 @@ def test_a_key_of_the_wrong_type_cannot_hide_the_other_faults():
     assert "train.model_options must be a mapping of keys, got 4." in faults
     assert "audit.attacks must be a list, got 'rmia'." in faults
     assert "train.epochs must be a whole number, got 'x'." in faults
+
+
+def test_a_time_budget_reaches_the_audits_and_a_wrong_one_is_named():
+    assert evaluator_options(parse_config(config(audit={"time_budget": "10 min"})))["time_budget"] == 600.0
+    assert "time_budget" not in evaluator_options(parse_config(config()))
+    (fault,) = faults_of(config(audit={"time_budget": "10 parsecs"}))
+    assert fault.startswith("audit.time_budget must be more than 0 seconds")
+    assert "'10 parsecs'" in fault
 
 
 def test_privacy_meters_names_of_attacks_are_ours():
