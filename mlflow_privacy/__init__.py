@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not see what `__
     from mlflow_privacy.auditing.options import AuditOptions as AuditOptions
     from mlflow_privacy.auditing.pipeline import audit as audit
     from mlflow_privacy.evaluators.api import evaluate as evaluate
+    from mlflow_privacy.evaluators.plan import plan as plan
     from mlflow_privacy.lineage import log_lineage as log_lineage
     from mlflow_privacy.lineage import resolve_target as resolve_target
     from mlflow_privacy.types import AuditResult as AuditResult
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not see what `__
 
 _LAZY = {
     "evaluate": "mlflow_privacy.evaluators.api",
+    "plan": "mlflow_privacy.evaluators.plan",
     "log_lineage": "mlflow_privacy.lineage",
     "resolve_target": "mlflow_privacy.lineage",
     "audit": "mlflow_privacy.auditing.pipeline",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command("audit")
 @click.argument("model_uri")
 @click.option("--num-ref-models", type=click.IntRange(min=0), help="Reference models in all; 0 trains none.")
+@click.option("--time-budget", metavar="TIME", help="For reference models: 600, '90 s', '10 min', '2 h'; whole groups.")
 @click.option(
     "--game",
     type=click.Choice(["membership", "dp", "range", "usage"]),
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="privacy_dpia.yaml of an earlier audit, filled in by the controller.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be found, trained and kept; train and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print run id, metrics and artifacts as JSON.")
 @verbosity
 def command(
@@ -69,6 +71,7 @@ def command(
     game_options: tuple[str, ...],
     slices: tuple[str, ...],
     show_records: bool,
+    dry_run: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -78,6 +81,7 @@ def command(
     Examples:
       mlflow-privacy audit models:/credit-scorer/3
       mlflow-privacy audit models:/credit-scorer@champion --num-ref-models 16 --json
+      mlflow-privacy audit models:/credit-scorer/3 --time-budget "10 min" --dry-run
       mlflow-privacy audit models:/credit-scorer/3 --train train.csv --holdout test.csv --targets default
       mlflow-privacy audit models:/credit-scorer/3 --game dp --game-option delta=1e-6
     """
@@ -107,6 +111,10 @@ def command(
 
         import mlflow_privacy
 
+    if dry_run:
+        plan: Any = mlflow_privacy.plan
+        click.echo(f"{plan(model_uri, **options)}\n\nNothing was trained, and nothing was written.")
+        return
     evaluate: Any = mlflow_privacy.evaluate
     with _results() as found:
         result = evaluate(model_uri, **options)

@@ -112,6 +112,11 @@ def test_audit_passes_options_and_prints_a_table(call, audited, tmp_path):
     assert "Blind baseline" in result.output
 
 
+def test_a_time_budget_is_passed_as_it_was_written(call, audited):
+    assert call("audit", "models:/m/1", "--time-budget", "10 min").exit_code == 0
+    assert audited["time_budget"] == "10 min"
+
+
 def test_logits_are_said_in_a_word(call, audited):
     assert call("audit", "models:/m/1", "--output", "logits").exit_code == 0
     assert audited["output"] == "logits"
