@@ -1,123 +1,235 @@
 """Strength of every attack by the number of references, each reference as target in turn with its group left out.
 
-    MLFLOW_PRIVACY_DATA=… python benchmarks/bench_power.py --models mlp logistic --targets 8
+    MLFLOW_PRIVACY_DATA=… python benchmarks/bench_power.py --cache FOLDER --privacy-meter CHECKOUT --figure power.svg
 
-Location-30, 4,000 records, half (or `--share`) of them trained on. Nothing is tuned on what it is measured on: the
-targets' memberships are seen by the AUC and the TPR alone. Prints a Markdown table: AUC / TPR at 1 % FPR, means over
-the targets, with the largest standard error of each.
+Real data and models of seven families (power_models.py); each is trained once, its signals and every figure are kept
+in the folder, and a run that was interrupted goes on. Nothing is tuned on what it is measured on: the targets'
+memberships are seen by the AUC and the TPR alone. `auto` is the attack that an audit's verdict is about. Beside them
+`run_rmia` and `tune_offline_a` of a checkout of Privacy Meter, on the same signals. Prints Markdown tables: AUC / TPR
+at 1 % FPR / at 0.1 %, means over the targets, with standard errors.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import functools
+import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from power_models import SETTINGS, Kept, kept_signals
 
-from mlflow_privacy.attacks import run_attack
-from mlflow_privacy.design import Design
-from mlflow_privacy.metrics import auc, tpr_at_fpr
-from mlflow_privacy.signals import model_outputs
-from mlflow_privacy.trainers import make_recipe, trainer_for
-from mlflow_privacy.types import Records, Signals
+from mlflow_privacy.attacks import available, run_attack
+from mlflow_privacy.auditing.headline import headline_of
+from mlflow_privacy.auditing.options import AuditOptions
+from mlflow_privacy.metrics import tally
+from mlflow_privacy.metrics.roc import resolves, tpr_value
+from mlflow_privacy.stats import mann_whitney
+from mlflow_privacy.types import Signals
 
-ATTACKS = ("rmia", "lira", "bavaria", "learned", "rmia_offline")
-
-
-def location(n: int) -> Records:
-    folder = os.environ.get("MLFLOW_PRIVACY_DATA")
-    if not folder:
-        raise SystemExit("MLFLOW_PRIVACY_DATA names the folder with location30.npz.")
-    with np.load(Path(folder) / "location30.npz") as data:
-        x, y = data["features"].astype(np.float32), data["labels"].astype(np.int64)
-    rows = np.random.default_rng(0).permutation(len(x))[:n]
-    return Records(x[rows], y[rows], np.array([f"row:{i}" for i in rows]))
-
-
-def recipe_of(model: str, records: Records) -> Any:
-    if model == "logistic":
-        from sklearn.linear_model import LogisticRegression
-
-        return make_recipe(LogisticRegression(C=10.0, max_iter=200), task="classification")
-    if model == "forest":
-        from sklearn.ensemble import RandomForestClassifier
-
-        return make_recipe(RandomForestClassifier(50), task="classification")
-    import torch
-
-    net = torch.nn.Sequential(torch.nn.Linear(446, 64), torch.nn.ReLU(), torch.nn.Linear(64, 30))
-    settings = {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 64, "epochs": 30}
-    if model == "mlp_regularised":
-        settings |= {"epochs": 8, "weight_decay": 1e-3}
-    return make_recipe(net, settings, task="classification", data=records)
+SINGLE = (
+    "rmia", "rmia_offline", "lira", "lira_offline", "bavaria", "bavaria_offline", "learned", "reference", "population",
+)  # fmt: skip
+COMPARED = ("rmia", "lira", "bavaria", "learned", "rmia_offline")  # an audit's own, of which `auto` takes one
+THEIRS = "Privacy Meter"
+FPRS = (0.01, 0.001)
+COUNTS = (2, 4, 8, 16, 32)
+Row = dict[str, Any]  # "figures": [AUC, TPR at 1 %, at 0.1 %], "s", "target", for auto "chosen"
 
 
-def signals_of(model: str, records: Records, count: int, share: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """(n, count) φ and memberships of models on whole groups of splits, and the size of a group."""
-    recipe = recipe_of(model, records)
-    design = Design("00" * 32, len(records), seed=1, fraction=share)
-    count = design.whole_groups(count)
-    rows = design.rows(range(count))
-    seeds = [design.train_seed(i) for i in range(count)]
-    classes = np.unique(records.y)
-    phi = [
-        model_outputs(trained, records, task="classification", classes=classes, device="cpu").signal
-        for trained in trainer_for(recipe).train(recipe, records, rows, seeds, device="cpu")
-    ]
-    return np.stack(phi, axis=1), rows.T, design.group
+def figures(ranks: np.ndarray, truth: np.ndarray) -> list[float]:
+    """AUC and the TPRs; NaN at an FPR that so few non-members do not resolve."""
+    known = tally(ranks, truth)
+    tprs = [tpr_value(known, fpr) if resolves(known.n_nonmembers, fpr) else float("nan") for fpr in FPRS]
+    return [mann_whitney(ranks[truth], ranks[~truth]), *tprs]
 
 
-def measured(name: str, phi: np.ndarray, member: np.ndarray, j: int, others: np.ndarray) -> tuple[float, float, float]:
-    """AUC, TPR at 1 % FPR and seconds of one attack on model j with some references."""
-    truth = member[:, j]
-    signals = Signals(
-        target=phi[:, j],
-        reference=phi[:, others],
-        member=member[:, others],
-        population=phi[~truth, j],
-        population_reference=phi[~truth][:, others],
-        population_member=member[~truth][:, others],
-    )
+def single(name: str, signals: Signals, truth: np.ndarray) -> Row | None:
+    """One attack on one target; None where it cannot be run."""
+    if available(name, signals):
+        return None
     began = time.process_time()
     ranks = run_attack(name, signals)[0].rank()
+    return {"s": time.process_time() - began, "figures": figures(ranks, truth)}
+
+
+def auto(signals: Signals, rows: dict[str, Row]) -> Row:
+    """What the verdict of an audit would be about: the attack chosen on the references, or the worse of a pair."""
+    names = [name for name in COMPARED if name in rows]
+    began = time.process_time()
+    name, choice = headline_of(names, signals, AuditOptions(headline="auto", attacks=names))
     seconds = time.process_time() - began
-    return auc(ranks, truth).value, tpr_at_fpr(ranks, truth, 0.01).value, seconds
+    if choice is not None and choice.pair:
+        name = max(choice.pair, key=lambda one: rows[one]["figures"][1])
+    return {"s": seconds + rows[name]["s"], "figures": rows[name]["figures"], "chosen": name}
+
+
+def theirs(their: Any, kept: Kept, j: int, others: np.ndarray, truth: np.ndarray) -> Row:
+    """Privacy Meter's offline RMIA with its own `a`, from probabilities, with the pair of the target that it uses."""
+    columns = np.concatenate([[j, j ^ 1], others])
+    p, p_z = (_probability(phi[:, columns].astype(np.float64), kept.link) for phi in (kept.phi, kept.population))
+    member = kept.member[:, columns]
+    began = time.process_time()
+    a = their.tune_offline_a(0, p, p_z, member, _Quiet())[0]
+    scores = their.run_rmia(0, p, p_z, member, len(others) // 2, a)
+    return {"s": time.process_time() - began, "figures": figures(scores, truth)}
+
+
+class _Quiet:
+    def info(self, *words: object) -> None:
+        """Says nothing."""
+
+
+def _probability(phi: np.ndarray, link: str) -> np.ndarray:
+    return 1 / (1 + np.exp(-phi)) if link == "logit" else np.exp(phi)
+
+
+def measure(name: str, kept: Kept, targets: int, file: Path, their: Any) -> dict[str, dict[str, list[Row]]]:
+    """Rows by number of references and attack; those of the file are taken, new ones are added to it."""
+    found: dict[str, dict[str, list[Row]]] = json.loads(file.read_text()) if file.is_file() else {}
+    counts = {kept.group * -(-count // kept.group): None for count in COUNTS}
+    for count in counts:
+        if count > kept.phi.shape[1] - kept.group:
+            continue
+        cell = found.setdefault(str(count), {})
+        for j in spread(kept.phi.shape[1], targets):
+            others, truth = kept.others(j, count), kept.member[:, j]
+            have = {attack: row for attack, rows in cell.items() for row in rows if row["target"] == j}
+            asked: dict[str, Callable[[], Row | None]] = {
+                each: functools.partial(single, each, kept.one(j, others), truth) for each in SINGLE
+            }
+            asked["auto"] = lambda have=have, j=j, others=others: auto(kept.one(j, others), have)  # type: ignore[misc]
+            if their is not None and kept.group == 2:
+                asked[THEIRS] = functools.partial(theirs, their, kept, j, others, truth)
+            for attack, call in asked.items():
+                row = None if attack in have else call()
+                if row is not None:
+                    have[attack] = row
+                    cell.setdefault(attack, []).append({**row, "target": int(j)})
+            file.write_text(json.dumps(found))
+        print(f"{name}, {count} references: {_summary(cell)}", flush=True)
+    return found
+
+
+def spread(models: int, targets: int) -> list[int]:
+    """Targets among the models, far apart, of both places in a pair.
+
+    >>> spread(40, 4)
+    [0, 13, 26, 39]
+    """
+    return [int(j) for j in np.unique(np.linspace(0, models - 1, targets).round())]
+
+
+def _summary(cell: dict[str, list[Row]]) -> str:
+    return ", ".join(f"{attack} {mean(rows)[0]:.3f} / {mean(rows)[1]:.3f}" for attack, rows in cell.items())
+
+
+def values(rows: Sequence[Row]) -> np.ndarray:
+    """(targets, 3) figures, by target."""
+    return np.array([row["figures"] for row in sorted(rows, key=lambda row: row["target"])])
+
+
+def mean(rows: Sequence[Row]) -> np.ndarray:
+    return values(rows).mean(axis=0)
+
+
+def error(rows: Sequence[Row]) -> np.ndarray:
+    found = values(rows)
+    return found.std(axis=0, ddof=1) / np.sqrt(len(found))
+
+
+def short_of(cell: dict[str, list[Row]]) -> list[str]:
+    """Where `auto` finds less than the best single attack in hindsight by more than a standard error."""
+    out = []
+    for k, what in enumerate(("AUC", "TPR at 1 %")):
+        best = max((name for name in cell if name in SINGLE), key=lambda name: mean(cell[name])[k])
+        lost = values(cell[best])[:, k] - values(cell["auto"])[:, k]
+        paired = lost.std(ddof=1) / np.sqrt(len(lost))
+        if lost.mean() > error(cell[best])[k]:
+            out.append(f"{what}: {best} is {lost.mean():.4f} ± {paired:.4f} ahead (± {error(cell[best])[k]:.4f})")
+    return out
+
+
+def table(title: str, kept: Kept, found: dict[str, dict[str, list[Row]]]) -> str:
+    """Attacks by numbers of references."""
+    attacks = [*SINGLE, "auto", THEIRS]
+    lines = [
+        f"**{title}**: {len(kept.phi):,} records, {kept.phi.shape[1]} models, share {kept.member.mean():.2g}, "
+        f"{kept.seconds.mean():.1f} s to train one",
+        "",
+        "| attack | " + " | ".join(found) + " |",
+        "|" + "---|" * (len(found) + 1),
+    ]
+    for attack in attacks:
+        if any(attack in cell for cell in found.values()):
+            cells = [_cell(cell[attack]) if attack in cell else "" for cell in found.values()]
+            lines.append(f"| {attack} | " + " | ".join(cells) + " |")
+    errors = [np.max([error(rows) for rows in cell.values()], axis=0) for cell in found.values()]
+    lines.append("| largest standard error | " + " | ".join(_numbers(one) for one in errors) + " |")
+    lines.append("| `auto` took | " + " | ".join(_taken(cell["auto"]) for cell in found.values()) + " |")
+    lines.append("| s: learned, auto | " + " | ".join(_seconds(cell) for cell in found.values()) + " |")
+    return "\n".join(lines)
+
+
+def _cell(rows: Sequence[Row]) -> str:
+    return _numbers(mean(rows))
+
+
+def _numbers(triple: np.ndarray) -> str:
+    return " / ".join("–" if np.isnan(value) else f"{value:.3f}" for value in triple)
+
+
+def _taken(rows: Sequence[Row]) -> str:
+    names = [row["chosen"] for row in rows]
+    return ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(sorted(names, key=names.count)[::-1]))
+
+
+def _seconds(cell: dict[str, list[Row]]) -> str:
+    return ", ".join(
+        f"{np.mean([row['s'] for row in cell[attack]]):.1f}" if attack in cell else "–"
+        for attack in ("learned", "auto")
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="*", default=["mlp", "mlp_regularised", "logistic"])
-    parser.add_argument("--references", type=int, nargs="*", default=[2, 4, 8, 16])
+    parser.add_argument("--models", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--targets", type=int, default=8)
-    parser.add_argument("--records", type=int, default=4000)
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for signals and figures")
+    parser.add_argument("--privacy-meter", type=Path, help="a checkout of Privacy Meter v2")
+    parser.add_argument("--again", nargs="*", default=[], help="attacks whose kept figures are measured anew")
+    parser.add_argument("--figure", type=Path, help="where the figure goes, as SVG")
     given = parser.parse_args()
-    records = location(given.records)
-    print("| model | references | " + " | ".join(ATTACKS) + " |\n|" + "---|" * (len(ATTACKS) + 2))
-    for model in given.models:
-        phi, member, group = signals_of(model, records, max(given.references) + 8, given.share)
-        targets = np.unique(np.linspace(0, phi.shape[1] - 1, given.targets).round().astype(int))
-        for count in given.references:
-            cells, errors = [], []
-            for name in ATTACKS:
-                found = []
-                for j in targets:
-                    others = np.flatnonzero(np.arange(phi.shape[1]) // group != j // group)[
-                        : group * -(-count // group)
-                    ]
-                    if name != "learned" or len(others) >= 2 * group:
-                        found.append(measured(name, phi, member, j, others))
-                if not found:
-                    cells.append("")
-                    continue
-                values = np.array(found)
-                cells.append(f"{values[:, 0].mean():.3f} / {values[:, 1].mean():.3f} ({values[:, 2].mean():.1f} s)")
-                errors.append(values[:, :2].std(axis=0, ddof=1) / np.sqrt(len(values)))
-            worst = np.max(errors, axis=0)
-            print(f"| {model} ± {worst[0]:.3f} / {worst[1]:.3f} | {count} | " + " | ".join(cells) + " |", flush=True)
+    given.cache.mkdir(parents=True, exist_ok=True)
+    their = None
+    if given.privacy_meter is not None:
+        from compare_scoring import _their_attacks
+
+        their = _their_attacks(given.privacy_meter)
+    tables, everything = [], {}
+    for name in given.models:
+        kept = kept_signals(SETTINGS[name], given.cache)
+        file = given.cache / f"{name}.json"
+        forget(file, given.again)
+        found = measure(name, kept, given.targets, file, their)
+        everything[name] = found
+        tables.append(table(SETTINGS[name].title, kept, found))
+        tables += [f"`auto` at {count} references: {line}" for count, cell in found.items() for line in short_of(cell)]
+    print("\n\n".join(tables))
+    if given.figure is not None:
+        from power_plot import plot
+
+        plot(everything, {name: SETTINGS[name].title for name in everything}, given.figure)
+
+
+def forget(file: Path, attacks: Sequence[str]) -> None:
+    """Drops the kept figures of some attacks."""
+    if attacks and file.is_file():
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps({n: {a: r for a, r in c.items() if a not in attacks} for n, c in kept.items()}))
 
 
 if __name__ == "__main__":
