@@ -31,7 +31,7 @@ FORESTS = {
 POLICY = parse_policy(
     {
         "rules": [
-            {"metric": "rmia/auc", "max": 0.7, "end": "upper"},
+            {"metric": "headline/auc", "max": 0.7, "end": "upper"},
             {"metric": "fidelity/target_nonmember_accuracy", "min": 0.6},
         ],
         "min_nonmembers": 500,
@@ -82,7 +82,7 @@ def main() -> tuple[Comparison, dict[str, list[str]]]:
     uris = {name: register(name, forest, train, holdout) for name, forest in FORESTS.items()}
     for name, uri in uris.items():
         result = mlflow.evaluate(uri, evaluators=["privacy_meter"])
-        auc, low, high = (result.metrics[f"privacy/rmia/auc{end}"] for end in ("", "_low", "_high"))
+        auc, low, high = (result.metrics[f"privacy/headline/auc{end}"] for end in ("", "_low", "_high"))
         print(f"{uri} ({name}): AUC {auc:.3f} [{low:.3f}, {high:.3f}]")
     comparison = compare(list(uris.values()))
     print("\n".join(comparison_lines(comparison)))

@@ -62,7 +62,7 @@ def main() -> float:
         )
     uri = f"models:/digits/{info.registered_model_version}"
     result = mlflow.evaluate(uri, evaluators=["privacy_meter"])
-    auc, tpr = (result.metrics[f"privacy/rmia/{name}"] for name in ("auc", "tpr_at_fpr_0.1"))
+    auc, tpr = (result.metrics[f"privacy/headline/{name}"] for name in ("auc", "tpr_at_fpr_0.1"))
     print(f"{uri}: AUC {auc:.3f}, TPR at 10 % FPR {tpr:.3f}")
     return auc
 

@@ -52,7 +52,7 @@ class Design:
     @property
     def group(self) -> int:
         """References per group: within one, every record is IN and OUT at least once (2 at one half: pairs)."""
-        return math.ceil(1 / min(self.fraction, 1 - self.fraction) - 1e-9)
+        return group_size(self.fraction)
 
     def members(self, index: int) -> np.ndarray:
         """(n,) bool: the records that reference `index` trains on, `fraction` of them, the smaller side rounded up.
@@ -174,6 +174,15 @@ def fraction_like(share: float) -> float:
     return min(FRACTIONS, key=lambda fraction: abs(fraction - share))
 
 
+def group_size(fraction: float) -> int:
+    """How few references that train on `fraction` of the pool each leave every record IN and OUT at least once.
+
+    >>> group_size(0.5), group_size(0.8), group_size(0.25)
+    (2, 5, 4)
+    """
+    return math.ceil(1 / min(fraction, 1 - fraction) - 1e-9)
+
+
 def references_for(out: int, fraction: float) -> int:
     """How many references give every record at least `out` OUT references: whole groups, pairs at one half.
 
@@ -182,7 +191,7 @@ def references_for(out: int, fraction: float) -> int:
     >>> references_for(4, 0.5), references_for(4, 0.25), references_for(0, 0.5)
     (8, 8, 0)
     """
-    group = Design("", 10**9, 0, fraction).group
+    group = group_size(fraction)
     # Within a group windows start n / group apart and are rounded up: a record is IN at most so many of them.
     most = 1 if group == 2 else min(group - 1, math.floor(group * fraction + 1e-9) + 1)
     return group * -(-out // (group - most))

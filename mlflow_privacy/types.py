@@ -478,17 +478,32 @@ class AttackStrength:
 
 @dataclasses.dataclass(frozen=True)
 class HeadlineChoice:
-    """How the attack of the verdict was chosen: on the references, before the target was scored.
+    """How the attack of the verdict was chosen: on the references before the target was scored, or the worse of a pair.
 
     Attributes:
       name: of the attack.
       metric: by which: "tpr_at_fpr_0.01" or "auc".
-      table: the attacks that were compared, the strongest first.
+      table: the attacks that were compared on the references, the strongest first; empty where these are one group.
+      pair: the attacks of which the verdict takes the worse one on the target; each one's intervals are so wide that
+        those of both hold together (Bonferroni). Empty where the choice was made before the target was scored.
     """
 
     name: str
     metric: str
-    table: tuple[AttackStrength, ...]
+    table: tuple[AttackStrength, ...] = ()
+    pair: tuple[str, ...] = ()
+
+    def confidence_each(self, together: float) -> float:
+        """The confidence of each interval, so that the intervals of the attacks chosen from hold together.
+
+        >>> round(HeadlineChoice("rmia", "auc", pair=("rmia", "lira")).confidence_each(0.95), 6)
+        0.975
+        """
+        return 1 - (1 - together) / max(len(self.pair), 1)
+
+    def confidence_together(self, each: float) -> float:
+        """The reverse: of an interval of one of the attacks chosen from, what holds for all of them together."""
+        return 1 - (1 - each) * max(len(self.pair), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -499,6 +514,7 @@ class AuditResult:
       membership: (n,) bool; row_ids: (n,); y: (n,) labels, for slices.
       attacks: strongest default first, the order of `options["attacks"]`.
       blind: AUC of a classifier that sees the records but not the model.
+      screening: the loss attack's TNR at 1 % FNR, where there are no references: whether some are worth training.
       headline: name of the attack the verdict is about; choice: how it was chosen, None if it was not by comparing.
       references: {"n", "n_loaded", "n_trained", "n_imported", "fraction", "target_fraction", "run_ids", "fingerprint"}.
       warnings: what could make this audit wrong, worst first.
@@ -539,6 +555,7 @@ class AuditResult:
     repeated: Repeated | None = None
     label_name: str = ""
     choice: HeadlineChoice | None = None
+    screening: Estimate | None = None
     about: About = dataclasses.field(default_factory=About, compare=False)
     evidence: Evidence | None = dataclasses.field(default=None, repr=False, compare=False)
     slices: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -548,19 +565,23 @@ class AuditResult:
     def metrics(self) -> dict[str, float]:
         """Flat metrics `privacy/<attack>/<metric>`, with `_low` and `_high`; what is not resolvable is absent.
 
-        Those of the most exposed group are `privacy/<attack>/worst_group/<metric>`, for the attack of the verdict also
-        those of the 20 most exposed groups, `privacy/<attack>/group/<name>/<metric>`. Those of repeated records are
+        Those of the attack of the verdict are `privacy/headline/<metric>` as well, by which audits compare and
+        gates ask whichever attack it is. Those of the most exposed group are
+        `privacy/<attack>/worst_group/<metric>`, for the attack of the verdict also those of the 20 most exposed
+        groups, `privacy/<attack>/group/<name>/<metric>`. Those of repeated records are
         `privacy/<attack>/repeated/<metric>`.
         """
         out: dict[str, float] = {}
         for attack in self.attacks:
             parts = {"": attack.metrics, "worst_group/": attack.worst_group}
+            names = [attack.name]
             if attack.name == self.headline:
                 parts |= {f"group/{group.name}/": group.metrics for group in attack.groups[:_LOGGED_GROUPS]}
+                names.append("headline")
             for part, metrics in parts.items():
                 for key, estimate in metrics.items():
-                    if estimate.resolvable:
-                        out.update(flat_estimate(f"privacy/{attack.name}/{part}{key}", estimate))
+                    for name in names if estimate.resolvable else ():
+                        out.update(flat_estimate(f"privacy/{name}/{part}{key}", estimate))
         for name, game in self.games.items():
             for key, estimate in game.metrics.items():
                 if estimate.resolvable:
@@ -571,6 +592,8 @@ class AuditResult:
                     out.update(flat_estimate(f"privacy/{name}/repeated/{key}", estimate))
         if self.blind is not None:
             out.update(flat_estimate("privacy/blind/auc", self.blind))
+        if self.screening is not None and self.screening.resolvable:
+            out.update(flat_estimate("privacy/screening/loss_tnr", self.screening))
         for who, values in (("target", self.fidelity.target), ("reference", self.fidelity.reference)):
             out.update({f"privacy/fidelity/{who}_{key}": round(v, 6) for key, v in values.items()})
         return out

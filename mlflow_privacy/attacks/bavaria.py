@@ -25,11 +25,10 @@ from mlflow_privacy.attacks._arrays import (
     as_float64,
     check_references,
     check_signals,
-    each_chunk,
     namespace,
     to_numpy,
 )
-from mlflow_privacy.attacks.lira import record_moments
+from mlflow_privacy.attacks.lira import moments
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.types import Scores
 
@@ -69,7 +68,7 @@ def bavaria(target: Array, reference: Array, member: Array, *, variant: Variant 
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=True, need_out=True)
-    inside, outside = (posterior(reference, member, side, variant) for side in (True, False))
+    inside, outside = (posterior(*moments(reference, member, side), variant) for side in (True, False))
     phi = as_float64(target)
     return Scores(log_density(phi, inside) - log_density(phi, outside))
 
@@ -100,7 +99,7 @@ def bavaria_offline(target: Array, reference: Array, member: Array, *, variant: 
     """
     check_signals(target=target, reference=reference, member=member)
     check_references(member, need_in=False, need_out=True)
-    outside = posterior(reference, member, False, variant)
+    outside = posterior(*moments(reference, member, False), variant)
     xp, t = namespace(target), (as_float64(target) - outside.mean) / outside.scale
     if outside.freedom is None:
         return Scores(t)
@@ -181,14 +180,11 @@ class Predictive:
         return Predictive(self.mean[rows], self.scale[rows], None if self.freedom is None else self.freedom[rows])
 
 
-def posterior(reference: Array, member: Array, side: bool, variant: Variant) -> Predictive:
-    """What the references of one side say of the next model's signal."""
+def posterior(mean: Array, square: Array, count: Array, variant: Variant) -> Predictive:
+    """What the references of one side say of the next model's signal, from the moments of each record's signals."""
     if variant not in ("t", "n"):
         raise DesignError(f'variant must be "t" or "n", got {variant!r}.')
-    xp = namespace(reference, member)
-    n, m = reference.shape
-    parts = each_chunk(lambda s: record_moments(reference[s], member[s] if side else ~member[s]), n, m, reference)
-    mean, square, count = (xp.concat(column) for column in zip(*parts))
+    xp = namespace(mean)
     prior = fit_prior(to_numpy(mean), to_numpy(square), to_numpy(count))
     strength, freedom = prior.strength + count, prior.freedom + count
     drift = prior.strength * count / strength * (mean - prior.mean) ** 2

@@ -18,8 +18,9 @@ from mlflow_privacy.types import Link, Scores, Signals
 INPUTS = tuple(field.name for field in dataclasses.fields(Signals) if field.name not in ("link", "extra"))
 LINKS = ("link:logit", "link:log", "link:log_p", "link:label")
 NEEDS = ("reference", "in", "out", "population", *LINKS)
-# Metrics are called privacy/<attack>/<metric>. These names are taken by two checks and our games.
-_TAKEN = ("blind", "dp", "fidelity", "range", "usage")
+# Metrics are called privacy/<attack>/<metric>. These names are taken: by two checks, our games, and
+# the attack of the verdict, whose metrics stand under `privacy/headline/` too.
+_TAKEN = ("blind", "dp", "fidelity", "headline", "range", "screening", "usage")
 
 
 @dataclasses.dataclass(frozen=True)

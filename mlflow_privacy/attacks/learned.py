@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlflow_privacy.attacks._arrays import check_references, check_signals, log_sigmoid, to_numpy
+from mlflow_privacy.attacks._arrays import check_references, check_signals, chunks, log_sigmoid, to_numpy
 from mlflow_privacy.attacks.averages import log_average
 from mlflow_privacy.attacks.bavaria import log_density, posterior
-from mlflow_privacy.attacks.lira import gaussians, log_normal, record_moments
+from mlflow_privacy.attacks.lira import Gaussian, log_normal, pooled_variance, record_moments
 from mlflow_privacy.attacks.stand_ins import groups_of
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.stats import mann_whitney
@@ -30,6 +30,8 @@ FEATURES = (
 )  # fmt: skip
 _BAVARIA = FEATURES.index("bavaria")
 _ROWS = 100_000  # of training; more do not help, and take longer than scoring all records
+_RECORDS = 20_000  # that the stand-ins are asked about: enough to tell how records differ
+_GROUPS = 8  # of stand-ins; the target is scored once without each
 _FOLDS = 4  # groups that are held out in turn to choose the learner
 _ROWS_TO_CHOOSE = 20_000  # of training for that choice
 _ENOUGH = 16_000  # rows of training, below which boosting is not tried: it finds less there, and takes seconds
@@ -45,7 +47,8 @@ def learned(
     For each group of references (a complementary pair, at a half) the others are the references; each of the group is a
     stand-in, of which all records are rows: ten features, and whether it trained on the record. Within a group one
     reference's membership gives the others' away, so the whole group of a stand-in is left out of its references. The
-    target is scored as a stand-in is, once without each group, and the log-odds are averaged.
+    target is scored as a stand-in is, once without each group, and the log-odds are averaged. Of many groups eight are
+    taken, and of many records 20,000 to learn from.
 
     The learner is gradient boosting or a logistic regression: what told the members of held-out groups better, or the
     latter where there are fewer than 16,000 rows. The target's membership is seen by nothing of all this, so its
@@ -80,14 +83,15 @@ def learned(
         raise DesignError(f'learner must be "auto", "boosting" or "logistic", got {learner!r}.')
     check_signals(target=target, reference=reference, member=member)
     phi, inside = to_numpy(target).astype(np.float64), to_numpy(member).astype(bool)
-    without, stand_ins = _stand_ins(to_numpy(reference), inside, link, seed)
+    signals = to_numpy(reference)
+    groups, stand_ins = _stand_ins(signals, inside, link, seed)
     chosen = _better(_held_out(stand_ins), stand_ins) if learner == "auto" else learner
     model = _fit(chosen, stand_ins)
     odds, ratio = np.zeros(len(phi)), np.zeros(len(phi))
-    for rest in without:
-        features = rest.features(phi, slice(None))
-        odds += model.decision_function(features) / len(without)
-        ratio += features[:, _BAVARIA] / len(without)
+    for group in groups:
+        features = _Rest(signals, inside, group, link).features(phi, slice(None))
+        odds += model.decision_function(features) / len(groups)
+        ratio += features[:, _BAVARIA] / len(groups)
     return Scores(odds, ratio)
 
 
@@ -107,17 +111,23 @@ def learned_on_references(
 
 def _stand_ins(
     reference: np.ndarray, member: np.ndarray, link: Link, seed: int
-) -> tuple[list[_Rest], list[tuple[np.ndarray, np.ndarray]]]:
-    """The references but for each group in turn, and the stand-ins of that group."""
+) -> tuple[list[np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+    """Groups of references, at most eight, and the stand-ins of each."""
     check_references(member, need_in=True, need_out=True)
     n, m = member.shape
     groups = groups_of(member)
     usable = _usable_groups(member, groups)
     if not usable:
         raise DesignError(_too_few(m, len(groups)))
-    rows = np.sort(np.random.default_rng(seed).permutation(n)[: max(_ROWS // m, 1)])
-    without = [_Rest(reference, member, group, link) for group in usable]
-    return without, [rest.stand_ins(rows) for rest in without]
+    picked = [
+        usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, min(len(usable), _GROUPS)).round().astype(int))
+    ]
+    order = np.random.default_rng(seed).permutation(n)
+    asked = np.sort(order[:_RECORDS])
+    rows = np.searchsorted(asked, np.sort(order[: min(max(_ROWS // m, 1), _RECORDS)]))
+    if n > _RECORDS:
+        reference, member = reference[asked], member[asked]
+    return picked, [_Rest(reference, member, group, link).stand_ins(rows) for group in picked]
 
 
 def too_few_groups(member: Any) -> str:
@@ -136,10 +146,10 @@ def _too_few(m: int, groups: int) -> str:
 
 def _usable_groups(inside: np.ndarray, groups: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The groups without which every record still has an IN and an OUT reference."""
-    m = inside.shape[1]
+    m, in_all = inside.shape[1], inside.sum(axis=1)
     found = []
     for group in groups:
-        n_in = np.delete(inside, group, axis=1).sum(axis=1)
+        n_in = in_all - inside[:, group].sum(axis=1)
         if m > len(group) and n_in.min(initial=1) > 0 and n_in.max(initial=0) < m - len(group):
             found.append(group)
     return found
@@ -155,15 +165,23 @@ class _Rest:
     link: Link
 
     def __post_init__(self) -> None:
-        reference, member = (np.delete(a, self.group, axis=1) for a in (self.signals, self.inside))
-        (self.mean_in, square_in, count_in), (self.mean_out, square_out, count_out) = (
-            record_moments(reference, chosen) for chosen in (member, ~member)
+        n, m = self.signals.shape
+        kept = np.setdiff1d(np.arange(m), self.group)
+
+        def told(s: slice) -> tuple[np.ndarray, ...]:
+            reference, member = self.signals[s][:, kept], self.inside[s][:, kept]
+            average = log_average(reference, member, online=True, link=self.link)
+            return *record_moments(reference, member), *record_moments(reference, ~member), average
+
+        *moments, self.average = (
+            np.concatenate(column) for column in zip(*(told(s) for s in chunks(n, m, self.signals)))
         )
-        self.spread_in = np.sqrt(square_in / np.maximum(count_in - 1, 1))
-        self.spread_out = np.sqrt(square_out / np.maximum(count_out - 1, 1))
-        self.average = log_average(reference, member, online=True, link=self.link)
-        self.of_lira = gaussians(reference, member, "global")
-        self.of_bavaria = [posterior(reference, member, side, "t") for side in (True, False)]
+        inner, outer = moments[:3], moments[3:]
+        (self.mean_in, self.mean_out), (self.spread_in, self.spread_out) = zip(
+            *((mean, np.sqrt(square / np.maximum(count - 1, 1))) for mean, square, count in (inner, outer))
+        )
+        self.of_lira = [Gaussian(side[0], np.full(n, pooled_variance(*side))) for side in (inner, outer)]
+        self.of_bavaria = [posterior(*side, "t") for side in (inner, outer)]
 
     def features(self, phi: np.ndarray, rows: Any) -> np.ndarray:
         """(r, 10) float64: `FEATURES` of one model's signals (r,) on some records."""

@@ -130,12 +130,8 @@ def gaussians(
     per_record = variance == "per_record" or (variance == "auto" and m >= PER_RECORD_FROM)
     fits = []
     for side in sides:
-
-        def fit(s: slice, side: bool = side) -> tuple[Array, Array, Array]:
-            return record_moments(reference[s], member[s] if side else ~member[s])
-
-        mean, square, count = (xp.concat(parts) for parts in zip(*each_chunk(fit, n, m, reference)))
-        pooled = _pooled_variance(mean, square, count)
+        mean, square, count = moments(reference, member, side)
+        pooled = pooled_variance(mean, square, count)
         if per_record and bool(xp.all(count >= 2)):
             fits.append(Gaussian(mean, xp.clip(square / (count - 1), _FLOOR * pooled, None)))
         elif variance == "per_record":
@@ -147,6 +143,16 @@ def gaussians(
         else:
             fits.append(Gaussian(mean, xp.full_like(mean, pooled)))
     return fits
+
+
+def moments(reference: Array, member: Array, side: bool) -> tuple[Array, Array, Array]:
+    """`record_moments` of the IN signals of each record (True), or of the OUT ones."""
+    xp = namespace(reference, member)
+    parts = each_chunk(
+        lambda s: record_moments(reference[s], member[s] if side else ~member[s]), *reference.shape, reference
+    )
+    mean, square, count = (xp.concat(column) for column in zip(*parts))
+    return mean, square, count
 
 
 def record_moments(reference: Array, chosen: Array) -> tuple[Array, Array, Array]:
@@ -164,7 +170,7 @@ def record_moments(reference: Array, chosen: Array) -> tuple[Array, Array, Array
     return mean, weighted((phi - mean[:, None]) ** 2), count
 
 
-def _pooled_variance(mean: Array, square: Array, count: Array) -> float:
+def pooled_variance(mean: Array, square: Array, count: Array) -> float:
     """One variance for all records: squared deviations over degrees of freedom; never 0."""
     xp = namespace(mean)
     freedom = float(xp.sum(count - 1))

@@ -75,30 +75,27 @@ def attack(
     return add
 
 
-def default_attacks(
-    has_references: bool, link: Link, *, language: bool = False, has_base: bool = False
-) -> tuple[str, ...]:
-    """The attacks of an audit that names none, the strongest first.
+def default_attacks(groups: int, link: Link, *, language: bool = False, has_base: bool = False) -> tuple[str, ...]:
+    """The attacks of an audit that names none; which of them the verdict is about is chosen on the references.
 
     Args:
+      groups: of references (`Design.group` in each); the learned attack needs two.
       language: the model is a causal language model; a link alone does not say so.
       has_base: the language model before fine-tuning is at hand.
 
-    >>> default_attacks(True, "logit")
-    ('rmia', 'rmia_offline', 'lira', 'population')
-    >>> default_attacks(False, "logit"), default_attacks(True, "label")
+    >>> default_attacks(4, "logit"), default_attacks(1, "logit")
+    (('rmia', 'lira', 'bavaria', 'learned', 'rmia_offline'), ('rmia', 'lira', 'bavaria', 'rmia_offline'))
+    >>> default_attacks(0, "logit"), default_attacks(4, "label")
     (('population', 'loss'), ('gap',))
-    >>> default_attacks(False, "log_p", language=True, has_base=True)
+    >>> default_attacks(0, "log_p", language=True, has_base=True)
     ('base_ratio', 'min_k_plus', 'zlib', 'loss')
     """
-    if language and link == "log_p":
-        base = ("base_ratio",) * has_base
-        if has_references:
-            return ("rmia", "rmia_offline", "lira", *base, "min_k_plus", "loss")
-        return (*base, "min_k_plus", "zlib", "loss")
     if link == "label":
         return ("gap",)
-    return ("rmia", "rmia_offline", "lira", "population") if has_references else ("population", "loss")
+    compared = ("rmia", "lira", "bavaria", *("learned",) * (groups > 1), "rmia_offline") if groups else ()
+    if language and link == "log_p":
+        return (*compared, *("base_ratio",) * has_base, "min_k_plus", *("zlib",) * (not groups), "loss")
+    return compared or ("population", "loss")
 
 
 def loadable_attacks() -> dict[str, Attack]:

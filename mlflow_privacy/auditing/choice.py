@@ -24,15 +24,15 @@ def ask_target(
     target: AuditTarget, ask: Asking, options: AuditOptions, *, groups: int
 ) -> tuple[tuple[str, ...], tuple[ModelOutputs, ...]]:
     """The attacks to run, and the target's outputs with all that they need of it, if so many groups are trained."""
-    has_references, native = groups > 0, target.model.native
+    native = target.model.native
     if ask.aids is None:
         own = ask(native)
-        names = default_attacks(has_references, own[0].link) if options.attacks is None else tuple(options.attacks)
+        names = default_attacks(groups, own[0].link) if options.attacks is None else tuple(options.attacks)
         _check_attacks(names, options, groups=groups, link=own[0].link)
         return names, own
     from mlflow_privacy.signals.language.outputs import computable, has_base
 
-    names = default_attacks(has_references, "log_p", language=True, has_base=has_base(native, ask.aids))
+    names = default_attacks(groups, "log_p", language=True, has_base=has_base(native, ask.aids))
     names = names if options.attacks is None else tuple(options.attacks)
     known = [name for name in names if name in ATTACKS]
     extras = computable(_wanted(known, options), native, ask.aids)
@@ -88,4 +88,4 @@ def _metric_names(names: Sequence[str], options: AuditOptions) -> list[str]:
     """What thresholds may be set on: metrics of the attacks that run and of their worst group, the blind baseline."""
     metrics = ["auc", *(fpr_key(fpr) for fpr in options.fprs), "balanced_accuracy", "advantage"]
     metrics += ["worst_group/auc", *(f"worst_group/{fpr_key(fpr)}" for fpr in options.fprs if fpr > 0)]
-    return [f"{name}/{metric}" for name in names for metric in metrics] + ["blind/auc"]
+    return [f"{name}/{metric}" for name in ("headline", *names) for metric in metrics] + ["blind/auc"]

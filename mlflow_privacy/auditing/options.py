@@ -87,7 +87,7 @@ class AuditOptions(LineageOptions):
     # Where results go.
     write_back: bool = True
     experiment: str | None = None
-    headline: str | None = None
+    headline: str | None = "auto"
 
     def records_audited(self, available: int) -> int | None:
         """How many of the records that can be audited are; None for all."""

@@ -18,14 +18,14 @@ from mlflow_privacy.auditing.blind_memory import baseline_for
 from mlflow_privacy.auditing.choice import ask_target, needs_references
 from mlflow_privacy.auditing.clock import Clock
 from mlflow_privacy.auditing.familiar import check_familiar, check_logged_quality
-from mlflow_privacy.auditing.headline import headline_of
 from mlflow_privacy.auditing.label_order import check_label_order
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.prepare import prepare
 from mlflow_privacy.auditing.records_view import column, shown_labels
 from mlflow_privacy.auditing.references import NoStore, Store, reference_models
 from mlflow_privacy.auditing.repeated import score_repeated
-from mlflow_privacy.auditing.scores import attack_result, each_by_group, stack_signals
+from mlflow_privacy.auditing.scores import measured, stack_signals
+from mlflow_privacy.auditing.screening import loss_tnr
 from mlflow_privacy.auditing.steady import check_steady
 from mlflow_privacy.games.game import GameEvidence
 from mlflow_privacy.metrics.groups import slicings_of
@@ -82,16 +82,15 @@ def audit(
 
     signals = stack_signals(own, references, member)
     names, left_out = that_run(names, signals, references, options)
-    headline, choice = headline_of(names, signals, options)
-    attacks = tuple(attack_result(name, signals, member, options) for name in names)
     slices = {name: column(asked, name) for name in options.slices}
-    attacks = each_by_group(attacks, member, slicings_of(target.task, asked.y, slices), headline, options)
+    slicings = slicings_of(target.task, asked.y, slices)
+    attacks, named, choice = measured(names, signals, member, slicings, options)
     clock.lap("attacks")
 
     of_game = slice(len(further))
     reference_further = () if references is None else tuple(each[of_game] for each in references.further)
     said = (own_further[of_game], reference_further, findings.trained_on(target, references).T)
-    evidence = GameEvidence(target, asked, member, signals, attacks, headline, further, *said)
+    evidence = GameEvidence(target, asked, member, signals, attacks, named, further, *said)
     answer = game.answer(evidence)
     if answer is not None:
         clock.lap(f"game {game.name}")
@@ -108,9 +107,10 @@ def audit(
         row_ids=asked.row_ids,
         y=shown_labels(asked.y),
         attacks=attacks,
-        headline=headline,
+        headline=named if choice is None else choice.name,
         choice=choice,
         blind=blind,
+        screening=loss_tnr(own[0], member, references, options.confidence),
         fidelity=fidelity.fidelity_of(own[0], member, references, asked.y),
         references=findings.describe_references(references, design, target, ask.queries),
         sources=target.sources,

@@ -8,11 +8,12 @@ import numpy as np
 
 from mlflow_privacy.attacks import ATTACKS, run_attack
 from mlflow_privacy.attacks._arrays import side_by_side
+from mlflow_privacy.auditing.headline import headline_of, worse_of
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.references import References
 from mlflow_privacy.metrics import evaluate_scores
 from mlflow_privacy.metrics.groups import Groups, by_group
-from mlflow_privacy.types import AttackResult, ModelOutputs, Signals
+from mlflow_privacy.types import AttackResult, HeadlineChoice, ModelOutputs, Signals
 
 
 def stack_signals(own: Sequence[ModelOutputs], references: References | None, member: np.ndarray) -> Signals:
@@ -51,32 +52,42 @@ def stack_signals(own: Sequence[ModelOutputs], references: References | None, me
     )
 
 
-def attack_result(name: str, signals: Signals, member: np.ndarray, options: AuditOptions) -> AttackResult:
-    """Runs one attack and measures it."""
-    attack = ATTACKS[name]
-    scores, used = run_attack(name, signals, **options.attack_options.get(name, {}))
-    roc, metrics = evaluate_scores(
-        scores, member, fprs=options.fprs, confidence=options.confidence, seed=options.random_seed
-    )
-    return AttackResult(name, attack.title, attack.threat_model, attack.paper, scores, roc, metrics, used)
+def measured(
+    names: Sequence[str], signals: Signals, member: np.ndarray, slicings: Mapping[str, Groups], options: AuditOptions
+) -> tuple[tuple[AttackResult, ...], str, HeadlineChoice | None]:
+    """Every attack with its figures, on all records and on each group; the attack that the verdict is about.
 
-
-def each_by_group(
-    attacks: Sequence[AttackResult],
-    member: np.ndarray,
-    slicings: Mapping[str, Groups],
-    headline: str,
-    options: AuditOptions,
-) -> tuple[AttackResult, ...]:
-    """The attacks with the figures of each group; that of the verdict also with those that are significantly worse."""
-    return tuple(
+    Returns: the results, the attack that was named or chosen before the target was scored, and how the verdict's was
+      chosen; that is another one where the worse of a pair counts.
+    """
+    named, choice = headline_of(names, signals, options)
+    each = options.confidence if choice is None else choice.confidence_each(options.confidence)
+    confidence = {name: each if choice and name in choice.pair else options.confidence for name in names}
+    attacks = [attack_result(name, signals, member, options, confidence[name]) for name in names]
+    if choice is not None and choice.pair:
+        choice = worse_of(choice, attacks)
+    headline = named if choice is None else choice.name
+    by_groups = (
         by_group(
             attack,
             member,
             slicings,
             fprs=options.fprs,
-            confidence=options.confidence,
+            confidence=confidence[attack.name],
             compare=attack.name == headline,
         )
         for attack in attacks
     )
+    return tuple(by_groups), named, choice
+
+
+def attack_result(
+    name: str, signals: Signals, member: np.ndarray, options: AuditOptions, confidence: float | None = None
+) -> AttackResult:
+    """Runs one attack and measures it."""
+    attack = ATTACKS[name]
+    scores, used = run_attack(name, signals, **options.attack_options.get(name, {}))
+    roc, metrics = evaluate_scores(
+        scores, member, fprs=options.fprs, confidence=confidence or options.confidence, seed=options.random_seed
+    )
+    return AttackResult(name, attack.title, attack.threat_model, attack.paper, scores, roc, metrics, used)

@@ -48,7 +48,7 @@ def attack_names(metrics: Mapping[str, float]) -> list[str]:
     ['rmia']
     """
     found = [match[1] for key in metrics if (match := _AUC.fullmatch(key))]
-    return [name for name in found if name not in ("blind", "range")]
+    return [name for name in found if name not in ("blind", "headline", "range")]
 
 
 def audit_text(metrics: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.attacks import default_attacks
-from mlflow_privacy.design import references_for
+from mlflow_privacy.design import fraction_like, group_size, references_for
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.experiment.data import Split, load_data, prepare, split_indices, target_seed
 from mlflow_privacy.experiment.folder import open_log_dir
@@ -28,6 +28,7 @@ from mlflow_privacy.experiment.models import build_target, recipe_settings, regi
 from mlflow_privacy.experiment.sections import ExperimentConfig, TrainSection
 from mlflow_privacy.privacy_meter.log_dir import Audited, ExperimentReport, Place, TargetReport, write_experiment
 from mlflow_privacy.store.experiments import open_as_training
+from mlflow_privacy.store.tags import ROLE
 from mlflow_privacy.store.turns import taking_turns
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditResult, Records, Task, to_json
@@ -45,16 +46,22 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
     attacks = [attack_name(word) for word in audit.attacks] if audit.attacks is not None else None
     if attacks is not None and headline is not None and headline not in attacks:
         attacks = [headline, *attacks]
-    defaults = default_attacks(True, "logit")
+    # Privacy Meter's meaning in the file, ours below: OUT references of a record, and references in all.
+    fraction, out = audit.reference_fraction, audit.num_ref_models
+    if fraction == "auto":
+        fraction = fraction_like(0.5 if config.dp_audit is not None else config.data.train_fraction)
+        count = group_size(fraction) * -(-references_for(out, 0.5) // group_size(fraction))
+    else:
+        count = references_for(out, fraction)
+    defaults = default_attacks(count // group_size(fraction), "logit")
     if attacks is None and headline is not None and (headline not in defaults or not audit.num_ref_models):
         usual = defaults if audit.num_ref_models else ("population",)
         attacks = [headline, *(name for name in usual if name != headline)]
     options = {
-        # Privacy Meter's meaning in the file, ours below: OUT references of a record, and references in all.
-        "num_ref_models": references_for(audit.num_ref_models, audit.reference_fraction),
+        "num_ref_models": count,
         "data_size": audit.data_size,
         "num_queries": audit.num_queries if "num_queries" in audit.model_fields_set else None,  # a default, unsaid
-        "reference_fraction": audit.reference_fraction,
+        "reference_fraction": fraction,
         "random_seed": config.run.random_seed,
         "fprs": list(audit.fprs),
         "confidence": audit.confidence,
@@ -67,12 +74,12 @@ def evaluator_options(config: ExperimentConfig) -> dict[str, Any]:
         "time_budget": audit.time_budget,
         "attack_options": {attack_name(name): dict(values) for name, values in audit.attack_options.items()},
         "attacks": attacks,
-        "headline": headline,
     }
     game, game_options = game_of(config)
     if game != "membership":
         options |= {"game": game, "game_options": game_options}
-    return {key: value for key, value in options.items() if value is not None}
+    # None is the first attack, so that the figures of all targets are of one attack, and can be averaged.
+    return {key: value for key, value in options.items() if value is not None} | {"headline": headline}
 
 
 def run_experiment(config: ExperimentConfig) -> ExperimentReport:
@@ -180,7 +187,7 @@ def _parent_run(config: ExperimentConfig, data: DataSet) -> Iterator[Any]:
     adopted = bool(os.environ.get("MLFLOW_RUN_ID")) and not inside
     if wanted and not adopted and not inside:
         mlflow.set_experiment(wanted)
-    tags = {"privacy.role": "experiment", "privacy.data_source": data.source}
+    tags = {ROLE: "experiment", "privacy.data_source": data.source}
     with mlflow.start_run(run_name=None if adopted else config.name, nested=inside, tags=tags) as run:
         client = mlflow.MlflowClient()
         if wanted and (adopted or inside):
@@ -245,7 +252,7 @@ def _train_target(
     live = {"base": template} if isinstance(template, LanguageModel) else {}
     recipe = make_recipe(template, {**settings, **live}, task=task, source="the experiment's config", data=pool)
     suffix = f" #{experiment + 1}" if config.run.num_experiments > 1 else ""
-    tags = {"privacy.role": "target", "privacy.variant": variant}
+    tags = {ROLE: "target", "privacy.variant": variant}
     with mlflow.start_run(run_name=f"train {variant}{suffix}", nested=True, tags=tags) as run:
         options = {f"model_options.{key}": value for key, value in train.model_options.items()}
         mlflow.log_params(
@@ -328,6 +335,5 @@ def _audit_target(config: ExperimentConfig, target: TargetReport) -> tuple[Targe
     for warning in found[-1].warnings:
         _logger.warning("%s v%s: %s", config.name, target.version, warning)
     audit = {key: float(value) for key, value in result.metrics.items()}
-    names = [key.split("/")[1] for key in audit if re.fullmatch(r"privacy/(?!blind)[^/]+/auc", key)]
-    headline = options.get("headline") or (names[0] if names else "")
-    return dataclasses.replace(target, audit_run_id=run.info.run_id, audit=audit, headline=headline), found[-1]
+    named = found[-1].headline
+    return dataclasses.replace(target, audit_run_id=run.info.run_id, audit=audit, headline=named), found[-1]

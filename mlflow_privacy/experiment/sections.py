@@ -91,7 +91,11 @@ class AuditSection(_Section):
         description="OUT references of each record, as Privacy Meter counts: at `reference_fraction` 0.5 twice as many "
         "are trained, in pairs on complementary halves. 0 trains none.",
     )
-    reference_fraction: Float = Field(0.5, gt=0, lt=1, description="Share of the pool each reference trains on.")
+    reference_fraction: Literal["auto"] | Annotated[Float, Field(gt=0, lt=1)] = Field(
+        "auto",
+        description="Share of the pool each reference trains on. `auto`: the targets' own, at most four fifths, with "
+        "as many references in all as at one half, in whole groups (10 in place of 8 at four fifths).",
+    )
     data_size: Int | None = Field(
         None,
         ge=4,

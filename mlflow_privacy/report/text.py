@@ -124,6 +124,16 @@ def joint_rates(result: AuditResult) -> Mapping[str, Estimate]:
     return joint_tprs(tally(attack.scores.rank(), result.membership), fprs, confidence)
 
 
+def stated_confidence(result: AuditResult, each: float) -> float:
+    """What a verdict says of its interval: `each`, or that of the intervals of a pair of attacks together.
+
+    >>> from mlflow_privacy.report.example import example_result
+    >>> stated_confidence(example_result(n=100), 0.95)
+    0.95
+    """
+    return each if result.choice is None else round(result.choice.confidence_together(each), 12)
+
+
 def worst_group(result: AuditResult) -> GroupResult | None:
     """The most exposed group that is significantly worse than all other records, by the attack of the verdict."""
     first = next(iter(headline_attack(result).groups), None)
@@ -176,10 +186,11 @@ def overall_verdict(result: AuditResult) -> str:
     auc = headline_attack(result).metrics.get("auc")
     found = headline_rate(result)
     if found is None:
-        return begin + _auc_sentence(auc)
+        return begin + _auc_sentence(auc, 0.0 if auc is None else stated_confidence(result, auc.confidence))
     fpr, tpr = found
     base = crowd_size(fpr)
-    confidence = tpr.confidence if auc is None else auc.confidence  # that of all FPRs looked at together
+    # That of all FPRs looked at together.
+    confidence = stated_confidence(result, tpr.confidence if auc is None else auc.confidence)
     return (
         f"{begin}Of {base:,} records used in training, an attacker who accepts one false alarm in {round(1 / fpr):,} "
         f"recognises {_count(base, tpr)} ({100 * confidence:g} % confidence); guessing would recognise "
@@ -205,7 +216,9 @@ def group_sentence(result: AuditResult) -> tuple[str, str, str] | None:
     attack = headline_attack(result)
     key = group.worse[0]
     own, others = group.metrics[key], group.others[key]
-    confidence = attack.metrics["auc"].confidence if "auc" in attack.metrics else own.confidence
+    confidence = stated_confidence(
+        result, attack.metrics["auc"].confidence if "auc" in attack.metrics else own.confidence
+    )
     sure = f"({100 * confidence:g} % confidence, corrected for {len(attack.groups):,} groups)"
     text = f"” ({group.n_members:,} of the records used in training): "
     if key == "auc":
@@ -248,11 +261,11 @@ def _cases(auc: Estimate) -> str:
     return f"{math.floor(100 * auc.low + 1e-9)} to {math.ceil(100 * auc.high - 1e-9)}"
 
 
-def _auc_sentence(auc: Estimate | None) -> str:
+def _auc_sentence(auc: Estimate | None, confidence: float) -> str:
     """The verdict where no false-positive rate that was looked at shows more than guessing."""
     if auc is None or not auc.resolvable or not math.isfinite(auc.value):
         return "This audit is too small to say how well an attacker recognises records used in training."
     return (
         "Shown one record used in training and one that was not, an attacker picks the right one in "
-        f"{_cases(auc)} of 100 cases ({100 * auc.confidence:g} % confidence); guessing would be right in 50."
+        f"{_cases(auc)} of 100 cases ({100 * confidence:g} % confidence); guessing would be right in 50."
     )

@@ -145,9 +145,10 @@ def test_faults_of_arrays_are_named():
 
 def test_defaults_of_other_models_are_what_they_were():
     for link in ("logit", "log", "log_p"):
-        assert default_attacks(True, link) == ("rmia", "rmia_offline", "lira", "population")
-        assert default_attacks(False, link) == ("population", "loss")
-    for references in (True, False):
+        assert default_attacks(2, link) == ("rmia", "lira", "bavaria", "learned", "rmia_offline")
+        assert default_attacks(1, link) == ("rmia", "lira", "bavaria", "rmia_offline")
+        assert default_attacks(0, link) == ("population", "loss")
+    for references in (2, 1, 0):
         assert default_attacks(references, "label") == ("gap",)
         for link in ("logit", "label"):  # a classifier of texts
             text = default_attacks(references, link, language=True, has_base=True)
@@ -155,11 +156,11 @@ def test_defaults_of_other_models_are_what_they_were():
 
 
 def test_defaults_of_language_models_run():
-    for references in (True, False):
+    for references in (0, 1, 2):
         for base in (True, False):
             names = default_attacks(references, "log_p", language=True, has_base=base)
             assert ("base_ratio" in names) == base
-            assert ("rmia" in names) == references
+            assert ("rmia" in names) == (references > 0)
             keys = extra_signals(names)
             signals = signals_of(
                 -np.arange(1.0, 9), {key: -np.ones(8) for key in keys if key != "zlib"}, 8 * references

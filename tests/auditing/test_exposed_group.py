@@ -9,7 +9,7 @@ from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.decide.gate import check_gate, check_policy
 from mlflow_privacy.decide.policy import parse_policy
 from mlflow_privacy.errors import ConfigError
-from mlflow_privacy.report.text import overall_verdict, verdict, worst_group
+from mlflow_privacy.report.text import headline_attack, overall_verdict, verdict, worst_group
 from mlflow_privacy.trainers import make_recipe
 from mlflow_privacy.types import AuditedModel, AuditTarget, Records
 
@@ -44,17 +44,18 @@ def test_the_exposed_class_is_named_with_its_own_figures(target):
     assert "“default: 1”" in verdict(result)
     assert "default" not in overall_verdict(result)
     metrics = result.metrics
-    assert metrics["privacy/rmia/group/class_1/tpr_at_fpr_0.1"] == round(group.metrics["tpr_at_fpr_0.1"].value, 6)
-    assert metrics["privacy/rmia/worst_group/tpr_at_fpr_0.1_low"] == round(group.metrics["tpr_at_fpr_0.1"].low, 6)
-    assert {"privacy/lira/worst_group/auc", "privacy/population/worst_group/auc"} <= metrics.keys()
-    assert not any(key.startswith("privacy/lira/group/") for key in metrics)
+    assert metrics["privacy/headline/group/class_1/tpr_at_fpr_0.1"] == round(group.metrics["tpr_at_fpr_0.1"].value, 6)
+    assert metrics["privacy/headline/worst_group/tpr_at_fpr_0.1_low"] == round(group.metrics["tpr_at_fpr_0.1"].low, 6)
+    assert {"privacy/lira/worst_group/auc", "privacy/bavaria/worst_group/auc"} <= metrics.keys()
+    others = {"rmia", "lira", "bavaria", "learned", "rmia_offline"} - {result.headline}
+    assert not any(key.startswith(f"privacy/{name}/group/") for key in metrics for name in others)
 
 
 def test_intervals_of_one_audit_do_not_contradict_each_other(target):
     """Whoever accepts more false alarms recognises no fewer: of all records, of every group, and of the worst."""
     metrics = audit(target, OPTIONS).metrics
     for part in ("", "worst_group/", "group/class_0/", "group/class_1/"):
-        keys = [f"privacy/rmia/{part}tpr_at_fpr_{fpr}" for fpr in ("0", "0.001", "0.01", "0.1")]
+        keys = [f"privacy/headline/{part}tpr_at_fpr_{fpr}" for fpr in ("0", "0.001", "0.01", "0.1")]
         keys = [key for key in keys if key in metrics]
         assert len(keys) >= 2
         for end in ("", "_low", "_high"):
@@ -64,30 +65,30 @@ def test_intervals_of_one_audit_do_not_contradict_each_other(target):
 
 def test_gate_and_policy_hold_a_limit_against_the_worst_group(target):
     metrics = audit(target, OPTIONS).metrics
-    whole, worst = "rmia/tpr_at_fpr_0.1", "rmia/worst_group/tpr_at_fpr_0.1"
+    whole, worst = "headline/tpr_at_fpr_0.1", "headline/worst_group/tpr_at_fpr_0.1"
     assert check_gate(metrics, {whole: 0.5}) == ()
     assert [breach.metric for breach in check_gate(metrics, {worst: 0.5})] == [f"privacy/{worst}"]
-    rules = [{"metric": name, "max": 0.5} for name in (whole, worst, "rmia/group/class_0/auc")]
+    rules = [{"metric": name, "max": 0.5} for name in (whole, worst, "headline/group/class_0/auc")]
     policy = parse_policy({"rules": rules, "allow_caution": True, "allow_weak": True})
     assert {breach.metric for breach in check_policy(metrics, policy)} == {
         f"privacy/{worst}",
-        "privacy/rmia/group/class_0/auc",
+        "privacy/headline/group/class_0/auc",
     }
-    unresolved = check_gate(metrics, {"rmia/worst_group/tpr_at_fpr_0.0001": 1.0})
+    unresolved = check_gate(metrics, {"headline/worst_group/tpr_at_fpr_0.0001": 1.0})
     assert "could not resolve" in unresolved[0].line
-    with pytest.raises(ConfigError, match="rmia/group/class_7/auc is not a metric of this audit"):
-        check_gate(metrics, {"rmia/group/class_7/auc": 0.6})
+    with pytest.raises(ConfigError, match="headline/group/class_7/auc is not a metric of this audit"):
+        check_gate(metrics, {"headline/group/class_7/auc": 0.6})
 
 
 def test_slices_named_by_the_user_are_groups_too(target):
     result = audit(target, OPTIONS.model_copy(update={"slices": ["0"]}))
-    assert {group.slicing for group in result.attacks[0].groups} == {"class", "0"}
-    assert any(key.startswith("privacy/rmia/group/0_") for key in result.metrics)
+    assert {group.slicing for group in headline_attack(result).groups} == {"class", "0"}
+    assert any(key.startswith("privacy/headline/group/0_") for key in result.metrics)
 
 
 def test_a_limit_on_the_worst_group_is_known_before_anything_is_trained(target):
-    limits = {"rmia/worst_group/tpr_at_fpr_0.01": 0.05, "rmia/worst_group/tpr_at_fpr_0": 0.05}
+    limits = {"headline/worst_group/tpr_at_fpr_0.01": 0.05, "headline/worst_group/tpr_at_fpr_0": 0.05}
     with pytest.raises(ConfigError) as error:
         audit(target, OPTIONS.model_copy(update={"thresholds": limits}))
-    assert "'rmia/worst_group/tpr_at_fpr_0'" in str(error.value)
-    assert "'rmia/worst_group/tpr_at_fpr_0.01'" not in str(error.value).split("did you mean")[0]
+    assert "'headline/worst_group/tpr_at_fpr_0'" in str(error.value)
+    assert "'headline/worst_group/tpr_at_fpr_0.01'" not in str(error.value).split("did you mean")[0]

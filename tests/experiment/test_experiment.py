@@ -80,7 +80,7 @@ def test_images_keep_their_shape_for_a_cnn_and_flatten_for_others():
     [
         ({}, None, None),
         ({"algorithm": "RMIA"}, None, "rmia"),
-        ({"algorithm": "LOSS"}, ["loss", "rmia", "rmia_offline", "lira", "population"], "loss"),
+        ({"algorithm": "LOSS"}, ["loss", "rmia", "lira", "bavaria", "learned", "rmia_offline"], "loss"),
         ({"algorithm": "LOSS", "num_ref_models": 0}, ["loss", "population"], "loss"),
         ({"algorithm": "LOSS", "attacks": ["lira"]}, ["loss", "lira"], "loss"),
         ({"attacks": ["LOSS", "RMIA"]}, ["loss", "rmia"], None),
@@ -89,6 +89,23 @@ def test_images_keep_their_shape_for_a_cnn_and_flatten_for_others():
 def test_the_algorithm_is_the_headline_and_always_runs(audit, attacks, headline):
     options = evaluator_options(config(audit=audit))
     assert (options.get("attacks"), options.get("headline")) == (attacks, headline)
+
+
+@pytest.mark.parametrize(
+    ("audit", "data", "expected"),
+    [
+        ({}, {}, (0.5, 8)),
+        ({}, {"train_fraction": 0.8}, (0.8, 10)),
+        ({"num_ref_models": 0}, {"train_fraction": 0.8}, (0.8, 0)),
+        ({"num_ref_models": 2}, {"train_fraction": 0.34}, (1 / 3, 6)),
+        ({"reference_fraction": 0.5}, {"train_fraction": 0.8}, (0.5, 8)),
+        ({"reference_fraction": 0.8}, {"train_fraction": 0.8}, (0.8, 20)),  # four OUT references of each record
+    ],
+)
+def test_references_train_on_the_share_of_the_targets_unless_the_file_says_another(audit, data, expected):
+    base = config()
+    options = evaluator_options(config(audit=audit, data={**base.data.model_dump(exclude_unset=True), **data}))
+    assert (options["reference_fraction"], options["num_ref_models"]) == expected
 
 
 def test_evaluator_options_are_valid_ones():

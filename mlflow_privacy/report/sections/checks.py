@@ -286,11 +286,27 @@ def _compared(choice: HeadlineChoice, title: str) -> str:
     return f"{title} was chosen on {n} reference models before the target was scored, by the {by}: {found}"
 
 
+def _worse(result: AuditResult) -> str:
+    """Which attack of a pair counts, and what its intervals allow for."""
+    titles = {attack.name: plain_text(attack.title, 60) for attack in result.attacks}
+    assert result.choice is not None
+    pair = " and ".join(titles[name] for name in result.choice.pair)
+    return f"the worse of {pair} counts: {titles[result.choice.name]}; the intervals of both hold together"
+
+
 def _choice(result: AuditResult) -> Check:
     name, n = "Choice of the attack", len(result.attacks)
     title = plain_text(headline_attack(result).title, 60)
     if n == 1:
         return Check(name, "ok", f"one attack ran: {title}", "Further attacks may find more.")
+    if result.choice is not None and result.choice.pair:
+        return Check(
+            name,
+            "ok",
+            _worse(result),
+            "References of one group cannot tell which attack is the stronger one: with twice as many it is chosen "
+            "before the target is scored, and intervals are narrower.",
+        )
     if result.choice is not None:
         return Check(name, "ok", _compared(result.choice, title), "It counts, whatever the others find of the target.")
     return Check(
