@@ -97,7 +97,7 @@ def recipe_settings(
     if options.train_fn is None and not is_module:
         layers = lost_parameters(native, params)
         if isinstance(native, KerasNet):
-            layers.append(("run parameters", settings_from_params(params)))
+            layers.append(("run parameters", settings_from_params(params, native)))
     layers += [
         ("run parameters", from_params(params) if is_module and options.train_fn is None else {}),
         ("log_lineage", logged or {}),

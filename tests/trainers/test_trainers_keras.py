@@ -123,7 +123,41 @@ def test_a_recipe_without_epochs_says_where_they_go_with_all_other_faults():
 def test_epochs_that_autologging_has_logged_are_read():
     logged = {"epochs": "7", "batch_size": "None", "opt_learning_rate": "0.001", "shuffle": "True"}
     assert settings_from_params(logged) == {"epochs": 7}
+    assert settings_from_params({**logged, "opt_name": "adam_3"}, keras_net(net()))["optimizer"]["name"] == "adam"
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other.compile("sgd", "mse")
+    assert settings_from_params({**logged, "opt_name": "adam_3"}, keras_net(other)) == {"epochs": 7}
     assert "default batch size of 32" in make_recipe(net(), {"epochs": 7}, task="classification", data=DATA).source
+
+
+def test_an_optimizer_that_its_file_lost_is_asked_for_or_taken_from_the_run(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(X, Y, epochs=1, verbose=0)
+    whole = make_recipe(model, EPOCHS, task="classification", data=DATA)
+    model.save(tmp_path / "checkpoint.h5")  # as a checkpoint does: the live model's config loses its optimizer
+    model.save(tmp_path / "model.keras")
+    lost = keras.models.load_model(tmp_path / "model.keras")
+    assert type(lost.optimizer).__name__ == "RMSprop"
+    with pytest.raises(RecipeError, match=r"holds no optimizer.*\.h5.*Name it in the recipe"):
+        make_recipe(lost, EPOCHS, task="classification", data=DATA)
+    logged = {f"opt_{key}": str(value) for key, value in model.optimizer.get_config().items()}
+    told = settings_from_params({**logged, "epochs": "4", "batch_size": "32"}, keras_net(lost))
+    assert recipe_digest(make_recipe(lost, told, task="classification", data=DATA)) == recipe_digest(whole)
+    named = {**EPOCHS, "optimizer": {"name": "adam", "learning_rate": 0.05}}
+    assert recipe_digest(make_recipe(lost, named, task="classification", data=DATA)) == recipe_digest(whole)
+
+
+def test_faults_of_an_optimizer_are_named():
+    faults = {
+        r"no optimizer 'adm'.*did you mean 'adam'": "adm",
+        r"sgd has no 'momentun', did you mean 'momentum'": {"name": "sgd", "momentun": 0.9},
+        r"must be a name that Keras knows": 3,
+        r"sgd does not take": {"name": "sgd", "momentum": 7},
+    }
+    for said, optimizer in faults.items():
+        with pytest.raises(RecipeError, match=said):
+            make_recipe(net(), {**EPOCHS, "optimizer": optimizer}, task="classification", data=DATA)
 
 
 def test_lambdas_and_layers_of_ones_own_are_named_and_never_built():

@@ -11,6 +11,7 @@ import numpy as np
 from mlflow_privacy.errors import RecipeError, StoreError, nearest
 from mlflow_privacy.trainers.base import OneByOne
 from mlflow_privacy.trainers.keras.model import KerasNet, architecture, as_array, fresh, keras_net
+from mlflow_privacy.trainers.keras.optimizer import fault_of, from_params, of_training, serialized, was_lost
 from mlflow_privacy.trainers.labels import label_index
 from mlflow_privacy.types import Recipe, Records, Task
 
@@ -20,14 +21,23 @@ KEYS = ("epochs", "batch_size", "learning_rate", "optimizer", "loss", "shuffle")
 ALIASES = {"max_epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs", "lr": "learning_rate"}
 
 
-def settings_from_params(params: Mapping[str, str]) -> dict[str, Any]:
-    """Epochs and batch size that a run has logged, as MLflow's autologging of Keras does.
+def settings_from_params(params: Mapping[str, str], net: KerasNet | None = None) -> dict[str, Any]:
+    """Epochs, batch size and optimizer that a run has logged, as MLflow's autologging of Keras and TensorFlow does.
 
-    >>> settings_from_params({"epochs": "5", "batch_size": "None", "opt_name": "adam"})
-    {'epochs': 5}
+    Args:
+      net: an optimizer of another kind than this model's own is of another training, and left out.
+
+    >>> settings_from_params({"epochs": "5", "batch_size": "None", "opt_name": "sgd", "opt_momentum": "0.9"})
+    {'epochs': 5, 'optimizer': {'name': 'sgd', 'momentum': 0.9}}
     """
     read = {ALIASES.get(key, key): value for key, value in params.items()}
-    return {key: int(read[key]) for key in ("epochs", "batch_size") if str(read.get(key, "")).isdigit()}
+    found: dict[str, Any] = {
+        key: int(read[key]) for key in ("epochs", "batch_size") if str(read.get(key, "")).isdigit()
+    }
+    optimizer = from_params(params)
+    if optimizer and (net is None or of_training(net.model, optimizer)):
+        found["optimizer"] = optimizer
+    return found
 
 
 class KerasTrainer(OneByOne):
@@ -121,17 +131,9 @@ def _compiled(config: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dic
     for key in ("optimizer", "loss"):
         if given.get(key):
             compiled[key] = given[key]
-    if "learning_rate" in given:
-        optimizer: Any = compiled.get("optimizer")
-        if isinstance(optimizer, str):
-            import keras
-
-            name = keras.saving.serialize_keras_object(keras.optimizers.get(optimizer))
-            optimizer = name
-        compiled["optimizer"] = {
-            **optimizer,
-            "config": {**optimizer["config"], "learning_rate": float(given["learning_rate"])},
-        }
+    if isinstance(given.get("optimizer"), Mapping) or "learning_rate" in given:
+        rate = given.get("learning_rate")
+        compiled["optimizer"] = serialized(compiled["optimizer"], None if rate is None else float(rate))
     return compiled
 
 
@@ -150,9 +152,16 @@ def _check(net: KerasNet, given: Mapping[str, Any], task: Task) -> None:
     missing = [key for key in ("optimizer", "loss") if not given.get(key)] if not net.model.compiled else []
     if missing:
         faults.append(f"the model is not compiled, so name its {' and '.join(missing)} in the recipe.")
-    for key in ("optimizer", "loss"):
-        if given.get(key) is not None and not isinstance(given[key], str):
-            faults.append(f"{key} must be a name that Keras knows, got {given[key]!r}.")
+    if not missing and not given.get("optimizer") and was_lost(net.model):
+        faults.append(
+            "its file holds no optimizer (saving a model as .h5, as checkpoints may do, takes it out of the model), "
+            "and Keras put its own default in the place. Name it in the recipe, such as "
+            '{"optimizer": {"name": "adam", "learning_rate": 0.01}}, or log it with mlflow.keras.autolog().'
+        )
+    if given.get("loss") is not None and not isinstance(given["loss"], str):
+        faults.append(f"loss must be a name that Keras knows, got {given['loss']!r}.")
+    if given.get("optimizer") is not None:
+        faults.extend(fault_of(given["optimizer"]))
     if task == "classification" and net._estimator_type == "regressor" and not given.get("loss"):
         faults.append(f"its loss {net.loss} is that of a regression, but the audit's task is classification.")
     if faults:
