@@ -198,10 +198,10 @@ def test_a_classifier_of_texts_is_audited_like_any_classifier(tracking, tmp_path
     metrics = mlflow.evaluate(
         "models:/sentiment/1", evaluators=["privacy_meter"], evaluator_config=config(num_ref_models=2)
     ).metrics
-    assert attack_names(metrics) == {"rmia", "rmia_offline", "lira", "population"}
+    assert attack_names(metrics) == {"rmia", "rmia_offline", "lira", "bavaria"}
     assert metrics["privacy/fidelity/target_member_accuracy"] > metrics["privacy/fidelity/target_nonmember_accuracy"]
     assert metrics["privacy/rmia/auc_low"] > 0.5
-    assert metrics["privacy/population/auc_low"] > 0.55
+    assert metrics["privacy/headline/auc_low"] > 0.55
 
 
 # --- what the figures do and do not depend on ------------------------------------------------------------------------
