@@ -17,6 +17,7 @@ from mlflow_privacy.auditing.records_view import record_texts
 from mlflow_privacy.auditing.references import References, target_share
 from mlflow_privacy.design import FRACTIONS, Design
 from mlflow_privacy.report.sections.checks import copies_said, far_off, turned_round, unlike_references
+from mlflow_privacy.report.sections.screening import worth_references
 from mlflow_privacy.report.text import blind_differs
 from mlflow_privacy.types import (
     AttackResult,
@@ -56,6 +57,8 @@ def find_warnings(result: AuditResult, target: AuditTarget) -> tuple[str, ...]:
             f"Only {result.references['n']} reference models: the attacks are weaker than they can be. "
             "Raise num_ref_models; what is trained already is kept."
         )
+    if worth := worth_references(result):
+        out.append(worth)
     if turned := turned_round(result):
         out.insert(0, turned)
     if far := far_off(result):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_privacy.decide.screening import no_limit
 from mlflow_privacy.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -291,12 +292,15 @@ def _limit_fault(name: str, limit: float) -> str:
 
 def _name_fault(name: str, metrics: Mapping[str, float], end: str) -> str:
     """What is wrong with a metric's name, "" if nothing; a TPR that an attack could not resolve is no fault."""
+    if refused := no_limit(name):
+        return refused
     known = [key for key in metrics if key.startswith(_PREFIX)]
     if name not in metrics:
         attack, _, metric = name.removeprefix(_PREFIX).rpartition("/")
         if _TPR.fullmatch(metric) and f"{_PREFIX}{attack}/auc" in metrics:
             return ""
-        choices = [key.removeprefix(_PREFIX) for key in known if not key.endswith(("_low", "_high"))]
+        asked = [key for key in known if not key.endswith(("_low", "_high")) and not no_limit(key)]
+        choices = [key.removeprefix(_PREFIX) for key in asked]
         hint = nearest(name.removeprefix(_PREFIX), choices, shown=str, listed=True) if choices else "; it has none."
         return f"{name} is not a metric of this audit{hint}"
     suffix = {"upper": "_high", "lower": "_low"}.get(end, "")

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mlflow_privacy.decide.screening import no_limit
 from mlflow_privacy.errors import ConfigError, nearest
 from mlflow_privacy.fields import Float, Int
 
@@ -167,7 +168,9 @@ def _faults(error: ValidationError) -> list[str]:
 
 
 def _rule_fault(rule: Rule) -> str:
-    """What is wrong with a rule's bound, "" if nothing."""
+    """What is wrong with a rule's metric or bound, "" if nothing."""
+    if refused := no_limit(rule.name):
+        return refused
     if not 0 <= rule.bound <= 1:
         from mlflow_privacy.metrics import is_share  # which loads SciPy
 

@@ -249,6 +249,28 @@ def tpr_at_fpr(ranks: np.ndarray, member: np.ndarray, fpr: float, confidence: fl
     return tpr_in(band(tally(ranks, member), confidence), fpr)
 
 
+def tnr_at_fnr(ranks: np.ndarray, member: np.ndarray, fnr: float, confidence: float = 0.95) -> Estimate:
+    """The share of non-members that are told apart while at most `fnr` of the members are taken for non-members.
+
+    The TPR at an FPR with the roles swapped, interval and all: the "positives" are the non-members, found by low
+    scores. Guessing reaches `fnr`. An FNR that the members cannot resolve (0 < fnr < 1 / n_members) is not resolvable.
+
+    Args:
+      ranks: (n,) scores or `Scores.rank()`, higher = more likely a member.
+      member: (n,) bool.
+      fnr: in [0, 1].
+
+    Raises: DesignError: as `tpr_at_fpr`.
+
+    Example:
+      >>> ranks = np.arange(8.0)
+      >>> member = np.array([0, 0, 0, 1, 0, 1, 1, 1], bool)
+      >>> tnr_at_fnr(ranks, member, 0.0).value, tnr_at_fnr(ranks, member, 0.25).value
+      (0.75, 1.0)
+    """
+    return tpr_at_fpr(-np.asarray(ranks, np.float64), ~np.asarray(member, bool), fnr, confidence)
+
+
 def tpr_in(known: Band, fpr: float) -> Estimate:
     """`tpr_at_fpr` of a band."""
     if not 0 <= fpr <= 1:

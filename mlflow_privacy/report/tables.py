@@ -49,6 +49,7 @@ def metrics_json(result: AuditResult) -> dict[str, Any]:
         "n_nonmembers": int((~result.membership).sum()),
         "attacks": {attack.name: _attack_json(attack) for attack in result.attacks},
         "blind": to_json(result.blind),
+        **({"screening": {"loss_tnr": to_json(result.screening)}} if result.screening else {}),
         **({"games": to_json(result.games)} if result.games else {}),
         **({"repeated": to_json(result.repeated)} if result.repeated else {}),
         "fidelity": to_json(result.fidelity),
