@@ -37,7 +37,8 @@ def headline_of(names: Sequence[str], signals: Signals, options: AuditOptions) -
 
     With `headline="auto"` each attack attacks references in the target's place, whole groups of the design left out, at
     most eight of them. The largest mean TPR at 1 % FPR wins (the AUC, where a stand-in has fewer than 200 non-members);
-    of attacks within one standard error of it the simplest. The target's signals are not looked at.
+    of attacks within one standard error of it those with the largest mean AUC, and of these, within one standard error
+    again, the simplest. The target's signals are not looked at.
 
     References of one group cannot tell attacks apart. Where RMIA and LiRA both run, the choice is a pair: `worse_of`
     takes one of them when the target is scored, and the name here is RMIA.
@@ -53,15 +54,16 @@ def headline_of(names: Sequence[str], signals: Signals, options: AuditOptions) -
     member = np.asarray(signals.member, bool)
     resolved = (~member).sum(axis=0).min() >= _RESOLVES
     metric = "tpr_at_fpr_0.01" if resolved else "auc"
-    found = {name: _on_references(name, signals, options, by_tpr=bool(resolved)) for name in names}
+    found = {name: _on_references(name, signals, options) for name in names}
     compared = {name: values for name, values in found.items() if len(values)}
     if not compared and set(_PAIR) <= set(names):
         return _PAIR[0], HeadlineChoice(_PAIR[0], metric, pair=_PAIR)
     if len(compared) < 2:
         return first, None
-    rows = [AttackStrength(name, float(v.mean()), _error(v), len(v)) for name, v in compared.items()]
-    best = max(rows, key=lambda row: row.mean)
-    near = [row.name for row in rows if row.mean >= best.mean - best.error]
+    by_auc, by_tpr = ([_strength(name, values[:, k]) for name, values in compared.items()] for k in (0, 1))
+    rows = by_tpr if resolved else by_auc
+    near = _near_best(rows)
+    near = _near_best([row for row in by_auc if row.name in near])
     chosen = min(near, key=lambda name: _SIMPLER.index(name) if name in _SIMPLER else len(_SIMPLER))
     _logger.info("The verdict is about %s, the strongest attack on the reference models.", chosen)
     return chosen, HeadlineChoice(chosen, metric, tuple(sorted(rows, key=lambda row: -row.mean)))
@@ -76,12 +78,19 @@ def worse_of(choice: HeadlineChoice, attacks: Sequence[AttackResult]) -> Headlin
     return dataclasses.replace(choice, name=worse, metric=metric)
 
 
-def _error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+def _strength(name: str, values: np.ndarray) -> AttackStrength:
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+    return AttackStrength(name, float(values.mean()), error, len(values))
 
 
-def _on_references(name: str, signals: Signals, options: AuditOptions, *, by_tpr: bool) -> np.ndarray:
-    """What one attack finds of each reference in the target's place; empty if it cannot be run on one."""
+def _near_best(rows: Sequence[AttackStrength]) -> list[str]:
+    """The attacks within one standard error of the best one."""
+    best = max(rows, key=lambda row: row.mean)
+    return [row.name for row in rows if row.mean >= best.mean - best.error]
+
+
+def _on_references(name: str, signals: Signals, options: AuditOptions) -> np.ndarray:
+    """(k, 2): AUC and TPR at 1 % FPR of each reference in the target's place; empty if it cannot be run on one."""
     attack, given = ATTACKS[name], options.attack_options.get(name, {})
     if attack.extras or available(name, signals, given):
         return np.empty(0)
@@ -98,9 +107,7 @@ def _on_references(name: str, signals: Signals, options: AuditOptions, *, by_tpr
             one = stand_in(signals, j, groups[k])
             if one is not None and not available(name, one, given):
                 scored.append((run_attack(name, one, **given)[0], member[:, j]))
-    return np.array(
-        [_strength(scores, truth, by_tpr=by_tpr) for scores, truth in scored if 0 < truth.sum() < len(truth)]
-    )
+    return np.array([_found(scores, truth) for scores, truth in scored if 0 < truth.sum() < len(truth)])
 
 
 def _fewer(signals: Signals) -> Signals:
@@ -122,6 +129,6 @@ def _fewer(signals: Signals) -> Signals:
     )
 
 
-def _strength(scores: Scores, truth: np.ndarray, *, by_tpr: bool) -> float:
+def _found(scores: Scores, truth: np.ndarray) -> tuple[float, float]:
     ranks = scores.rank()
-    return tpr_value(tally(ranks, truth), _FPR) if by_tpr else mann_whitney(ranks[truth], ranks[~truth])
+    return mann_whitney(ranks[truth], ranks[~truth]), tpr_value(tally(ranks, truth), _FPR)

@@ -62,6 +62,23 @@ def test_attacks_that_the_references_do_not_tell_apart_give_way_to_the_simplest(
     assert name == min(near, key=["rmia_offline", "bavaria", "learned"].index)
 
 
+def test_attacks_that_the_tpr_does_not_tell_apart_are_told_apart_by_the_auc(monkeypatch):
+    """The TPR at 1 % is a few records; alone it would take the simplest of attacks of which one is plainly stronger."""
+    noise = np.array([-0.1, 0.1, 0.1, -0.1])
+    auc_of = {"rmia": 0.80, "lira": 0.90, "bavaria": 0.901, "learned": 0.95}
+    tpr_of = {"rmia": 0.30, "lira": 0.31, "bavaria": 0.32, "learned": 0.10}
+
+    def found(name, signals, options):
+        return np.stack([auc_of[name] + 0.02 * noise, tpr_of[name] + noise], axis=1)
+
+    monkeypatch.setattr("mlflow_privacy.auditing.headline._on_references", found)
+    signals, _ = signals_of(2)
+    name, choice = headline_of(tuple(auc_of), signals, AUTO)
+    assert name == "lira"  # learned is surely worse by the TPR, RMIA by the AUC, BaVarIA as good and less simple
+    assert [row.name for row in choice.table] == ["bavaria", "lira", "rmia", "learned"]
+    assert choice.metric == "tpr_at_fpr_0.01"
+
+
 def test_small_pools_are_compared_by_their_auc_and_windows_whole():
     signals, _ = signals_of(3, n=150, m=10, fraction=0.8)
     name, choice = headline_of(ALL, signals, AUTO)
