@@ -15,7 +15,7 @@ import argparse
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,12 @@ def _probability(phi: np.ndarray, link: str) -> np.ndarray:
     return 1 / (1 + np.exp(-phi)) if link == "logit" else np.exp(phi)
 
 
-def measure(name: str, kept: Kept, targets: int, file: Path, their: Any) -> dict[str, dict[str, list[Row]]]:
+def measure(
+    name: str, kept: Kept, targets: int, file: Path, their: Any, wanted: Sequence[int] = COUNTS
+) -> dict[str, dict[str, list[Row]]]:
     """Rows by number of references and attack; those of the file are taken, new ones are added to it."""
     found: dict[str, dict[str, list[Row]]] = json.loads(file.read_text()) if file.is_file() else {}
-    counts = {kept.group * -(-count // kept.group): None for count in COUNTS}
+    counts = {kept.group * -(-count // kept.group): None for count in wanted}
     for count in counts:
         if count > kept.phi.shape[1] - kept.group:
             continue
@@ -174,6 +176,38 @@ def table(title: str, kept: Kept, found: dict[str, dict[str, list[Row]]]) -> str
     return "\n".join(lines)
 
 
+def summary(everything: dict[str, dict[str, dict[str, list[Row]]]], titles: Mapping[str, str]) -> str:
+    """Three rows a family: what the verdict takes, the best single attack in hindsight, Privacy Meter."""
+    tables = []
+    for first in dict.fromkeys(next(iter(found)) for found in everything.values()):  # groups of two, groups of five
+        some = {name: found for name, found in everything.items() if next(iter(found)) == first}
+        counts = max((list(found) for found in some.values()), key=len)
+        lines = ["| model | attack | " + " | ".join(counts) + " |", "|" + "---|" * (len(counts) + 2)]
+        for name, found in some.items():
+            cells = [found.get(count, {}) for count in counts]
+            rows = {
+                "**auto**": [_two(cell.get("auto")) for cell in cells],
+                "best in hindsight": [f"{_two(cell[_best(cell)])} {_best(cell)}" if cell else "" for cell in cells],
+                THEIRS: [_two(cell.get(THEIRS)) for cell in cells],
+            }
+            shown = {attack: texts for attack, texts in rows.items() if any(texts)}
+            lines += [
+                f"| {titles[name] if place == 0 else ''} | {attack} | " + " | ".join(texts) + " |"
+                for place, (attack, texts) in enumerate(shown.items())
+            ]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def _best(cell: dict[str, list[Row]]) -> str:
+    """The single attack with the largest TPR at 1 %; "" where nothing was measured."""
+    return max((name for name in cell if name in SINGLE), key=lambda name: mean(cell[name])[1], default="")
+
+
+def _two(rows: Sequence[Row] | None) -> str:
+    return _numbers(mean(rows)[:2]) if rows else ""
+
+
 def _cell(rows: Sequence[Row]) -> str:
     return _numbers(mean(rows))
 
@@ -197,6 +231,7 @@ def _seconds(cell: dict[str, list[Row]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--references", type=int, nargs="*", default=COUNTS, help="rounded up to whole groups")
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--cache", type=Path, required=True, help="folder for signals and figures")
     parser.add_argument("--privacy-meter", type=Path, help="a checkout of Privacy Meter v2")
@@ -214,15 +249,16 @@ def main() -> None:
         kept = kept_signals(SETTINGS[name], given.cache)
         file = given.cache / f"{name}.json"
         forget(file, given.again)
-        found = measure(name, kept, given.targets, file, their)
+        found = measure(name, kept, given.targets, file, their, given.references)
         everything[name] = found
         tables.append(table(SETTINGS[name].title, kept, found))
         tables += [f"`auto` at {count} references: {line}" for count, cell in found.items() for line in short_of(cell)]
-    print("\n\n".join(tables))
+    titles = {name: SETTINGS[name].title for name in everything}
+    print("\n\n".join([*tables, summary(everything, titles)]))
     if given.figure is not None:
         from power_plot import plot
 
-        plot(everything, {name: SETTINGS[name].title for name in everything}, given.figure)
+        plot(everything, titles, given.figure)
 
 
 def forget(file: Path, attacks: Sequence[str]) -> None:

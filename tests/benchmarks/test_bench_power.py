@@ -71,6 +71,9 @@ def test_a_run_goes_on_where_it_stopped_and_forgets_what_it_is_told_to(bench, tm
     np.testing.assert_array_equal(power.values(again["4"]["lira"]), power.values(first["4"]["lira"]))
     text = power.table("One", one, first)
     assert "| lira | " in text
+    short = power.summary({"one": first}, {"one": "A net"})
+    assert [line.split(" | ")[1] for line in short.splitlines()[2:]] == ["**auto**", "best in hindsight"]
+    assert " learned |" in short
     assert text.count(" / –") == 2 * (len(first["4"]) + 1) - 1  # 300 non-members do not resolve 0.1 %
 
 
