@@ -74,7 +74,8 @@ def mismatch(
     elif logged_rows is not None and rows is not None and not said:
         text += (
             " (if only the index is another one, as a CSV that was written with index=False does not hold that of "
-            "train_test_split, log the frame itself: log_lineage(train=..., run_id=...))"
+            "train_test_split, which nobody can tell if the split was stratified, log the parts as they are now: "
+            "log_lineage(train=..., holdout=..., run_id=...))"
         )
     return (
         f"{text}. Restore the data, or log a copy in the training run with mlflow_privacy.log_lineage(...). To audit "

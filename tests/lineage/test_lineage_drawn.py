@@ -105,15 +105,20 @@ def test_parts_whose_files_lost_the_index_are_recognised(tracking, tmp_path):
     assert "with the index of train_test_split(random_state=42)" in target.sources[0].compared
 
 
-def test_an_index_that_nobody_can_tell_is_named_as_a_cause(tracking, tmp_path):
+@pytest.mark.parametrize("split", ["of no usual seed", "stratified"])
+def test_an_index_that_nobody_can_tell_is_named_as_a_cause(split, tracking, tmp_path):
     order = np.random.default_rng(5).permutation(120)
-    train, test = FRAME.iloc[order[:90]], FRAME.iloc[order[90:]]
+    train, test = SPLITS.get(split, (FRAME.iloc[order[:90]], FRAME.iloc[order[90:]]))
     train.to_csv(tmp_path / "train.csv", index=False)
     test.to_csv(tmp_path / "test.csv", index=False)
     with mlflow.start_run():
         info = log_parts(tmp_path, train, test, "train.csv", "test.csv")
-    with pytest.raises(LineageError, match=r"if only the index is another one.*index=False"):
+    with pytest.raises(LineageError, match=r"if only the index is another one.*index=False.*stratified.*log_lineage"):
         resolve_target(info.model_uri, LineageOptions(targets="label"))
+    run_id = mlflow.last_active_run().info.run_id  # the remedy
+    parts = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("train", "test"))
+    log_lineage(**dict(zip(("train", "holdout"), parts, strict=True)), targets="label", run_id=run_id)
+    assert resolve_target(info.model_uri, LineageOptions()).membership.sum() == len(train)
 
 
 def test_a_reference_to_some_rows_of_a_file_keeps_their_numbers(tracking, tmp_path):
