@@ -16,6 +16,7 @@ from mlflow_privacy.decide.compare_text import comparison_lines, comparison_mark
 from mlflow_privacy.report.text import plain_text
 from mlflow_privacy.store.experiments import experiment_named
 from mlflow_privacy.store.results import FOLDER, NOTE_TAG
+from mlflow_privacy.store.tags import HEADLINE, ROLE
 from mlflow_privacy.store.turns import taking_turns
 from mlflow_privacy.types import to_json
 
@@ -45,10 +46,10 @@ def publish_comparison(
     try:
         now = int(time.time() * 1000)
         tags = {
-            "privacy.role": "comparison",
+            ROLE: "comparison",
             "privacy.models": plain_text(" ".join(audit.uri for audit in comparison.audits), 4000),
             "privacy.audit_runs": " ".join(audit.run_id for audit in comparison.audits),
-            "privacy.headline": plain_text(comparison_lines(comparison)[0], 1000),
+            HEADLINE: plain_text(comparison_lines(comparison)[0], 1000),
             "privacy.fair": "no" if comparison.unfair else "yes",
             NOTE_TAG: comparison_markdown(comparison)[:5000],
         }

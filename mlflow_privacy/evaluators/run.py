@@ -21,6 +21,7 @@ from mlflow_privacy.store.dpia import kept_form
 from mlflow_privacy.store.experiments import active_run_of, open_as_training
 from mlflow_privacy.store.references import ReferenceStore, process_tag, sweep_dead_runs
 from mlflow_privacy.store.results import evaluation_artifacts, headline_metrics, publish
+from mlflow_privacy.store.tags import ROLE, record_tag
 
 
 @contextlib.contextmanager
@@ -48,12 +49,12 @@ def audit_into_run(request: Request, run_id: str) -> EvaluationResult:
     run, options = active_run_of(run_id) or client.get_run(run_id), request.options
     experiment_id = run.info.experiment_id
     sweep_dead_runs(client, [experiment_id])
-    tags = {"privacy.role": "audit"}
+    tags = {ROLE: "audit"}
     if request.own_run:
         request.opened.append((run_id, experiment_id))
         tags |= {
             "mlflow.runName": f"privacy audit of {request.target.model.label}",
-            "privacy.process": process_tag(),
+            **record_tag({"process": process_tag()}),
         }
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     open_as_training(client, experiment_id)

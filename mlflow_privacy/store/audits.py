@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlflow_privacy.errors import StoreError
+from mlflow_privacy.store.tags import MODEL_NAME, MODEL_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +91,7 @@ def read_audit(model_uri: str, client: MlflowClient | None = None, *, run_id: st
     """
     from mlflow import MlflowClient
 
-    from mlflow_privacy.store.results import audited_model, flat_metrics, is_audit_of, newest_audit
+    from mlflow_privacy.store.results import audited_at, audited_model, flat_metrics, is_audit_of, newest_audit
 
     client = client or MlflowClient()
     if run_id is None:
@@ -105,13 +106,12 @@ def read_audit(model_uri: str, client: MlflowClient | None = None, *, run_id: st
     if metrics is None:  # of an audit that logged them all
         metrics = {key: value for key, value in run.data.metrics.items() if key.startswith("privacy/")}
     tags = run.data.tags
-    name, version = tags.get("privacy.model_name"), tags.get("privacy.model_version")
-    at = tags.get("privacy.audited_at", "")
+    name, version = tags.get(MODEL_NAME), tags.get(MODEL_VERSION)
     return StoredAudit(
         uri=model_uri,
         label=f"{name} v{version}" if name and version else model_uri,
         run_id=run_id,
-        audited_at=int(at) if at.isdecimal() else run.info.start_time,
+        audited_at=audited_at(run),
         metrics=metrics,
         record=record,
         findings=findings,

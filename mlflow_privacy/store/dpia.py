@@ -13,11 +13,11 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_privacy.report.dpia import form_text, kept_texts
 from mlflow_privacy.store.quiet import no_artifact_bars
+from mlflow_privacy.store.tags import DPIA, MODEL_ID, MODEL_NAME
 from mlflow_privacy.types import AuditedModel
 
 _logger = logging.getLogger(__name__)
 FORM = "privacy_dpia.yaml"  # beside the report, where whoever opens the run sees it
-FILLED_TAG = "privacy.dpia"  # of runs whose form holds something
 _PAGE = 100
 
 
@@ -46,10 +46,10 @@ def kept_form(client: MlflowClient, model: AuditedModel) -> dict[str, str]:
 
 def _query(model: AuditedModel) -> str | None:
     """A search for audits of the registered model, or else of the logged model, whose form holds something."""
-    tag, value = ("privacy.model_name", model.name) if model.name else ("privacy.model_id", model.model_id)
+    tag, value = (MODEL_NAME, model.name) if model.name else (MODEL_ID, model.model_id)
     if not value or "'" in value:
         return None
-    return f"tags.`{FILLED_TAG}` = 'filled' and tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
+    return f"tags.`{DPIA}` = 'filled' and tags.`{tag}` = '{value}' and attributes.status = 'FINISHED'"
 
 
 def _newest(client: MlflowClient, query: str) -> str | None:

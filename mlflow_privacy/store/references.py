@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 
 from mlflow_privacy._version import __version__
@@ -35,15 +35,25 @@ from mlflow_privacy.store.experiments import is_forbidden
 from mlflow_privacy.store.fetch import Fetcher
 from mlflow_privacy.store.keys import ReferenceKey, StoredReference, members_digest
 from mlflow_privacy.store.quiet import no_run_links
+from mlflow_privacy.store.tags import (
+    FINGERPRINT,
+    IMPORTED,
+    RECIPE,
+    REPLACED,
+    ROLE,
+    memory_of,
+    memory_searches,
+    memory_tag,
+    record_of,
+    record_tag,
+)
 from mlflow_privacy.store.turns import take_turns
 from mlflow_privacy.types import ModelOutputs
 
 _logger = logging.getLogger(__name__)
 _PAGE = 1000
 _UNFINISHED = 4  # references whose files wait for their upload
-_RETIRED = "privacy.replaced"
 _SECONDS = "train_seconds"  # metric of a reference run
-_RECIPE = "privacy.recipe"  # tag of it
 _RECENT = 50  # runs whose seconds are looked at
 _EXTRA = "extra/"  # before the key of an extra signal, in the file of a model's outputs
 
@@ -79,9 +89,9 @@ def _is_dead(tag: str) -> bool:
 def sweep_dead_runs(client: MlflowClient, experiment_ids: Sequence[str]) -> list[str]:
     """Closes as KILLED the audits that say RUNNING but whose process on this host is gone; returns their run ids."""
     swept = []
-    query = "attributes.status = 'RUNNING' and tags.`privacy.process` LIKE '%:%'"
+    query = f"attributes.status = 'RUNNING' and tags.`{ROLE}` LIKE '%'"
     for run in client.search_runs(list(experiment_ids), query, max_results=100):
-        if _is_dead(run.data.tags["privacy.process"]):
+        if _is_dead(str(record_of(run.data.tags).get("process", ""))):
             client.set_terminated(run.info.run_id, status="KILLED")
             swept.append(run.info.run_id)
     if swept:
@@ -204,7 +214,7 @@ class ReferenceStore:
         found: list[StoredReference] = []
         homes: dict[str, str] = {}
         experiments = self._experiments()
-        query = f"tags.`privacy.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'"
+        query = f"tags.`{FINGERPRINT}` = '{fingerprint}' and attributes.status = 'FINISHED'"
         token = None
         while token != "":
             runs = self._client.search_runs(
@@ -242,28 +252,24 @@ class ReferenceStore:
         return self._call(self._recall, name, key)
 
     def _recall(self, name: str, key: str) -> Mapping[str, Any] | None:
-        query = f"tags.`privacy.{name}_key` = '{key}'"
-        for run in self._client.search_runs(self._experiments(), query, max_results=1):
-            try:
-                values = json.loads(run.data.tags.get(f"privacy.{name}_value", ""))
-            except ValueError:
-                continue
-            if isinstance(values, dict):
-                return values
+        for query in memory_searches(name, key):
+            for run in self._client.search_runs(self._experiments(), query, max_results=1):
+                values = memory_of(run.data.tags, name, key)
+                if values is not None:
+                    return values
         return None
 
     def remember(self, name: str, key: str, values: Mapping[str, Any]) -> None:
-        """Keeps a few plain values with the audit, both tags in one request: there is no key without its value."""
-        tags = {f"privacy.{name}_key": key, f"privacy.{name}_value": json.dumps(dict(values))}
-        entities = [RunTag(tag, value) for tag, value in tags.items()]
-        self._call(self._client.log_batch, self._parent, tags=entities)
+        """Keeps a few plain values with the audit, in one tag with their key: there is no key without its value."""
+        text = json.dumps({"key": key, "value": dict(values)})
+        self._call(self._client.set_tag, self._parent, memory_tag(name), text)
 
     def pace_of(self, recipe: Mapping[str, Any], n_members: int) -> float | None:
         """Seconds that a reference of this recipe took on any data, as if it had so many members; None if none did."""
         return self._call(self._pace_of, recipe_key(recipe), n_members)
 
     def _pace_of(self, key: str, n_members: int) -> float | None:
-        query = f"tags.`{_RECIPE}` = '{key}' and attributes.status = 'FINISHED'"
+        query = f"tags.`{RECIPE}` = '{key}' and attributes.status = 'FINISHED'"
         newest = ["attributes.start_time DESC"]
         told = []
         for run in self._client.search_runs(self._experiments(), query, order_by=newest, max_results=_RECENT):
@@ -320,17 +326,21 @@ class ReferenceStore:
         """A new run with all of its tags, by which it is found once it is finished."""
         tags = {
             "mlflow.parentRunId": self._parent,
-            "privacy.role": "reference",
-            "privacy.fingerprint": key.fingerprint,
-            "privacy.reference_index": str(key.index),
-            "privacy.reference_key": key.digest,
-            "privacy.members_digest": key.members_digest,
-            "privacy.train_seed": str(key.train_seed),
-            "privacy.weights": str(has_weights).lower(),
-            "privacy.version": __version__,
-            "privacy.process": process_tag(),
-            _RECIPE: recipe,
-            **({"privacy.imported": imported[:500]} if imported else {}),
+            ROLE: "reference",
+            FINGERPRINT: key.fingerprint,
+            **record_tag(
+                {
+                    "reference_index": key.index,
+                    "reference_key": key.digest,
+                    "members_digest": key.members_digest,
+                    "train_seed": key.train_seed,
+                    "weights": has_weights,
+                    "version": __version__,
+                    "process": process_tag(),
+                }
+            ),
+            RECIPE: recipe,
+            **({IMPORTED: imported[:500]} if imported else {}),
         }
         run = self._client.create_run(
             self._experiment_id,
@@ -390,7 +400,7 @@ class ReferenceStore:
 
     def retire(self, reference: StoredReference) -> None:
         """Marks a finished reference run as replaced: it stays to be looked at, and is found no more."""
-        self._call(self._if_allowed, self._client.set_tag, reference.run_id, _RETIRED, "true")
+        self._call(self._if_allowed, self._client.set_tag, reference.run_id, REPLACED, "true")
 
     def add(self, reference: StoredReference, data_digest: str, outputs: ModelOutputs) -> None:
         """Adds outputs on further data to a finished reference run."""
@@ -449,14 +459,15 @@ def absolute_uri(uri: str) -> str:
 
 def _from_tags(fingerprint: str, tags: Mapping[str, str], run_id: str) -> StoredReference | None:
     """The stored reference that tags describe, None if they do not fit their own key or it was replaced."""
+    record = record_of(tags)
     try:
         key = ReferenceKey(
             fingerprint,
-            int(tags["privacy.reference_index"]),
-            tags["privacy.members_digest"],
-            int(tags["privacy.train_seed"]),
+            int(record["reference_index"]),
+            str(record["members_digest"]),
+            int(record["train_seed"]),
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         return None
-    fits = tags.get("privacy.reference_key") == key.digest and _RETIRED not in tags
+    fits = record.get("reference_key") == key.digest and REPLACED not in tags
     return StoredReference(key, run_id) if fits else None

@@ -37,10 +37,24 @@ from mlflow_privacy.report.text import (
     plain_text,
     verdict,
 )
-from mlflow_privacy.store.dpia import FILLED_TAG, FORM, write_form
+from mlflow_privacy.store.dpia import FORM, write_form
 from mlflow_privacy.store.experiments import active_run_of
 from mlflow_privacy.store.mlflow_private import dataset_entity, know_inputs, uri_below
 from mlflow_privacy.store.quiet import no_artifact_bars
+from mlflow_privacy.store.tags import (
+    ATTACK,
+    AUDIT_RUN,
+    DPIA,
+    HEADLINE,
+    MODEL,
+    MODEL_ID,
+    MODEL_NAME,
+    MODEL_VERSION,
+    ROLE,
+    own_record,
+    record_of,
+    record_tag,
+)
 from mlflow_privacy.types import AuditedModel, AuditResult
 
 if TYPE_CHECKING:
@@ -63,7 +77,6 @@ RUN_ONLY = (f"{FOLDER}/scores.parquet", f"{FOLDER}/roc.csv", REPORT_PDF, FORM)
 NOTE_TAG = "mlflow.note.content"  # what the run page shows as its description
 _GAME_TAGS = {"dp": "epsilon"}  # the others are tagged by their own name
 _TAG_FPR = 0.01  # one for all models, so that versions compare
-_TIME_TAG = "privacy.audited_at"  # ms since 1970; a run may have begun long before its audit
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}  # as `to_json` writes them
 _PAGE = 100
 _BATCH = 1000  # metrics in one request
@@ -213,7 +226,7 @@ def newest_audit(model_uri: str, client: MlflowClient) -> Run:
             f"{model_uri} has no finished privacy audit. Audit it first: "
             f'mlflow.evaluate("{model_uri}", evaluators=["privacy_meter"]), or mlflow-privacy audit {model_uri}.'
         )
-    return max(runs, key=_audited_at)
+    return max(runs, key=audited_at)
 
 
 def audited_model(model_uri: str, client: MlflowClient | None = None) -> AuditedModel:
@@ -322,22 +335,27 @@ def _tag_run(client: MlflowClient, run: Run, result: AuditResult) -> None:
     """What the run is, and the verdict as its description."""
     model = result.model
     tags = {
-        "privacy.role": "audit",
-        "privacy.headline": verdict(result),
-        "privacy.attack": headline_attack(result).name,
-        "privacy.model": model.uri,
-        "privacy.model_name": model.name,
-        "privacy.model_version": model.version,
-        "privacy.model_id": model.model_id,
-        "privacy.model_run_id": model.run_id,
-        "privacy.pool_digest": result.pool_digest,
-        "privacy.fingerprint": result.references.get("fingerprint"),
-        "privacy.n_imported": str(result.references.get("n_imported") or ""),
-        FILLED_TAG: "filled" if result.about.dpia else None,
-        _TIME_TAG: str(int(time.time() * 1000)),
-        NOTE_TAG: replace_block(run.data.tags.get(NOTE_TAG), _blocks(result)),
+        ROLE: "audit",
+        HEADLINE: verdict(result),
+        ATTACK: headline_attack(result).name,
+        MODEL: model.uri,
+        MODEL_NAME: model.name,
+        MODEL_VERSION: model.version,
+        MODEL_ID: model.model_id,
+        DPIA: "filled" if result.about.dpia else None,
     }
-    entities = [RunTag(key, plain_text(v, 1000) if key != NOTE_TAG else v) for key, v in tags.items() if v]
+    record = {
+        "audited_at": int(time.time() * 1000),  # a run may have begun long before its audit
+        "model_run_id": model.run_id,
+        "pool_digest": result.pool_digest,
+        "fingerprint": result.references.get("fingerprint"),
+        "n_imported": result.references.get("n_imported") or None,
+    }
+    texts = {key: plain_text(value, 1000) for key, value in tags.items() if value}
+    texts |= record_tag(own_record(run.data.tags) | record)
+    if note := replace_block(run.data.tags.get(NOTE_TAG), _blocks(result)):
+        texts[NOTE_TAG] = note
+    entities = [RunTag(key, text) for key, text in texts.items()]
     client.log_batch(run.info.run_id, tags=entities, synchronous=True)
 
 
@@ -373,7 +391,7 @@ def _short_tags(result: AuditResult, run_id: str) -> dict[str, str | None]:
         # Of games the last audit of each stands, since an audit of another game says nothing about it.
         **{f"privacy.{_GAME_TAGS.get(name, name)}": plain_text(g.summary, 80) for name, g in result.games.items()},
         "privacy.caution": _caution(result),
-        "privacy.audit_run": run_id,  # last: its presence says that the others belong to this audit
+        AUDIT_RUN: run_id,  # last: its presence says that the others belong to this audit
     }
 
 
@@ -466,13 +484,13 @@ def _resolve(client: MlflowClient, model_uri: str) -> tuple[AuditedModel, str | 
     try:
         name, version = _version_of(client, model_uri)
         if version is None:
-            tag = client.get_logged_model(name).tags.get("privacy.audit_run")
+            tag = client.get_logged_model(name).tags.get(AUDIT_RUN)
             return AuditedModel(model_uri, None, None, name, None, ""), tag
         entity = client.get_model_version(name, version)
     except MlflowException as error:
         raise StoreError(f"{model_uri} is not in the registry: {error}") from error
     model = AuditedModel(model_uri, name, version, entity.model_id, entity.run_id or None, "")
-    return model, entity.tags.get("privacy.audit_run")
+    return model, entity.tags.get(AUDIT_RUN)
 
 
 def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | None) -> Iterator[Run]:
@@ -489,7 +507,7 @@ def _audit_runs(client: MlflowClient, model: AuditedModel, tagged_run: str | Non
             if run.info.lifecycle_stage == "active" and is_audit_of(run, model):
                 yield run
     experiments = [e.experiment_id for e in _pages(lambda token: client.search_experiments(page_token=token))]
-    query = "tags.`privacy.role` = 'audit' and attributes.status = 'FINISHED'"
+    query = f"tags.`{ROLE}` = 'audit' and attributes.status = 'FINISHED'"
 
     def search(some: list[str]) -> Iterator[Run]:
         return _pages(lambda token: client.search_runs(some, query, page_token=token))
@@ -504,18 +522,19 @@ def is_audit_of(run: Run, model: AuditedModel) -> bool:
     A name that was deleted and used again has the same versions but other source runs.
     """
     tags = run.data.tags
-    model_id, source_run = tags.get("privacy.model_id"), tags.get("privacy.model_run_id")
+    model_id, source_run = tags.get(MODEL_ID), record_of(tags).get("model_run_id")
     if model_id and model.model_id:
         return model_id == model.model_id
     if source_run and model.run_id and source_run != model.run_id:
         return False
     if model.name:
-        return (tags.get("privacy.model_name"), tags.get("privacy.model_version")) == (model.name, model.version)
-    return tags.get("privacy.model") == model.uri
+        return (tags.get(MODEL_NAME), tags.get(MODEL_VERSION)) == (model.name, model.version)
+    return tags.get(MODEL) == model.uri
 
 
-def _audited_at(run: Run) -> int:
-    text = run.data.tags.get(_TIME_TAG, "")
+def audited_at(run: Run) -> int:
+    """When the audit in a run ended, in ms since 1970."""
+    text = str(record_of(run.data.tags).get("audited_at", ""))
     return int(text) if text.isdecimal() else run.info.start_time
 
 

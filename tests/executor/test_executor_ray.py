@@ -12,6 +12,7 @@ from trees import register
 import mlflow_privacy
 from mlflow_privacy.auditing import references
 from mlflow_privacy.errors import ConfigError, StoreError
+from mlflow_privacy.store.tags import own_record
 
 pytestmark = pytest.mark.slow
 OPTIONS = {"num_ref_models": 6, "blind_baseline": False}
@@ -74,12 +75,12 @@ def test_a_killed_worker_loses_only_what_it_was_training(tracking, tmp_path, ray
     assert "died: WorkerCrashedError" in caplog.text
     assert not ray.is_initialized()  # what was started is ended
     runs = finished(tracking)
-    assert sorted(int(run.data.tags["privacy.reference_index"]) for run in runs) == list(range(6))
+    assert sorted(int(run.data.params["reference_index"]) for run in runs) == list(range(6))
     assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {result.run_id}
     counts = seeds(folder)
     assert sorted(counts.values()) == [1] * 5 + [2]  # the one that was cut off is the only one trained twice
     here = f":{os.getpid()}:"
-    assert not any(here in run.data.tags["privacy.process"] for run in runs)  # each was stored where it was trained
+    assert not any(here in own_record(run.data.tags)["process"] for run in runs)  # each was stored where it was trained
     again = mlflow_privacy.evaluate("models:/tree/1", train_fn=fit, executor="local", **OPTIONS)
     assert seeds(folder) == counts  # all are found
     assert again.metrics == result.metrics

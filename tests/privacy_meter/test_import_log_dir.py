@@ -306,7 +306,7 @@ def test_an_experiment_of_ours_is_imported_from_its_own_directory(tmp_path, trac
     assert result.evidence.signals.population.shape == (20,)
     before = first.targets[0].audit["privacy/rmia/auc"]
     assert result.metrics["privacy/rmia/auc"] == pytest.approx(before, abs=1e-6)
-    run = tracking.search_runs([first.experiment_id], "tags.`privacy.n_imported` = '2'")
+    run = tracking.search_runs([first.experiment_id], "tags.`privacy.z_record` LIKE '%\"n_imported\": 2%'")
     assert len(run) == 1
 
 

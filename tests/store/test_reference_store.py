@@ -17,6 +17,7 @@ from mlflow_privacy.store.references import (
     sweep_dead_runs,
     write_outputs,
 )
+from mlflow_privacy.store.tags import RECORD, ROLE, own_record, record_tag
 from mlflow_privacy.types import ModelOutputs
 
 POOL, OTHER = "ab" * 32, "cd" * 32
@@ -96,10 +97,15 @@ def test_only_finished_runs_count(store, tracking, status):
 
 def test_a_run_whose_tags_do_not_fit_its_key_is_ignored(store, tracking):
     saved = save(store)
-    tracking.set_tag(saved.run_id, "privacy.train_seed", "18")
+    store.flush()
+    record = own_record(tracking.get_run(saved.run_id).data.tags)
+    for seed in (18, "not a number", [17], None):
+        tracking.set_tag(saved.run_id, *record_tag(record | {"train_seed": seed}).popitem())
+        assert store.find("f" * 64) == {}
+    tracking.set_tag(saved.run_id, RECORD, "no JSON")
     assert store.find("f" * 64) == {}
-    tracking.set_tag(saved.run_id, "privacy.train_seed", "not a number")
-    assert store.find("f" * 64) == {}
+    tracking.set_tag(saved.run_id, *record_tag(record).popitem())
+    assert store.find("f" * 64) == {0: saved}
 
 
 def test_signals_of_further_data_can_be_added(store):
@@ -232,7 +238,8 @@ def test_runs_of_dead_processes_are_closed_and_those_of_live_ones_are_not(tracki
     experiment = tracking.get_experiment_by_name("test").experiment_id
     tags = {"dead": gone, "alive": process_tag(), "elsewhere": "another-host:1:1", "odd": ":::"}
     runs = {
-        name: tracking.create_run(experiment, tags={"privacy.process": tag}).info.run_id for name, tag in tags.items()
+        name: tracking.create_run(experiment, tags={ROLE: "audit", **record_tag({"process": tag})}).info.run_id
+        for name, tag in tags.items()
     }
     plain = tracking.create_run(experiment).info.run_id
     assert sweep_dead_runs(tracking, [experiment]) == [runs["dead"]]

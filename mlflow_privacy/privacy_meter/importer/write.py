@@ -178,9 +178,10 @@ def _register(plan: Plan, name: str) -> str:
 
     from mlflow_privacy.experiment.models import register_model
     from mlflow_privacy.lineage.log import log_lineage
+    from mlflow_privacy.store.tags import IMPORTED, ROLE
 
     entry, records = plan.target, plan.data.records
-    mlflow.set_tags({"privacy.role": "target", "privacy.imported": SOURCE})
+    mlflow.set_tags({ROLE: "target", IMPORTED: SOURCE})
     mlflow.log_params(
         {
             "model_name": entry.metadata["model_name"],
@@ -194,7 +195,7 @@ def _register(plan: Plan, name: str) -> str:
     train, holdout = records.take(plan.where[entry.row]), records.take(plan.where[~entry.row])
     log_lineage(train=train, holdout=holdout, population=plan.population, recipe=dict(plan.settings))
     version = register_model(plan.module(entry), name, train.x[:2])
-    mlflow.MlflowClient().set_model_version_tag(name, version, "privacy.imported", SOURCE)
+    mlflow.MlflowClient().set_model_version_tag(name, version, IMPORTED, SOURCE)
     return version
 
 
