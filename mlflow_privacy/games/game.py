@@ -135,7 +135,27 @@ class Game:
         raise NotImplementedError(f"The game {self.name!r} gives no answer.")
 
 
+# What an audit's metrics "privacy/NAME/…" or its tags "privacy.NAME" are called already, besides the attacks.
+_TAKEN = {
+    *("blind", "fidelity", "headline"),
+    *("auc", "tpr", "caution", "audit_run", "gate", "gate_policy", "gate_audit", "imported", "epsilon"),
+}
+
+
+def _refuse_taken(name: str) -> None:
+    """Raises `ConfigError` if metrics or tags of an audit would not tell a game of this name from something else."""
+    from mlflow_privacy.attacks import ATTACKS
+
+    if name in ATTACKS or name in _TAKEN:
+        what = "an attack" if name in ATTACKS else "a metric or a tag of every audit"
+        raise ConfigError(
+            f"The game {name!r} is called like {what}: its metrics would be privacy/{name}/… as those are. Choose "
+            "another name."
+        )
+
+
 def _check_game(name: str, entry: Any) -> None:
+    _refuse_taken(name)
     if not (isinstance(entry, type) and issubclass(entry, Game)):
         raise ConfigError(f"The game {name!r} must be a subclass of mlflow_privacy.games.Game, got {entry!r}.")
     if getattr(entry, "name", None) != name:
@@ -183,6 +203,7 @@ def make_game(name: str, given: Mapping[str, Any] | None = None, setting: Settin
       Traceback (most recent call last):
       mlflow_privacy.errors.ConfigError: game_options of the game "usage": unknown key 'treshold', did you mean ...?
     """
+    _refuse_taken(name)  # an attack of that name may have come after the game
     given = {} if given is None else given
     faults = game_faults(name, given)
     if faults:

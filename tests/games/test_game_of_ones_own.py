@@ -69,3 +69,21 @@ def test_what_is_no_game_does_not_become_one():
     with pytest.raises(ConfigError, match="both names must be equal"):
         GAMES["flop"] = Flip
     assert "flop" not in GAMES
+
+
+@pytest.mark.parametrize("name", ["rmia", "blind", "caution"])
+def test_a_game_that_is_called_like_something_else_in_an_audit_is_refused(name):
+    taken = type("Taken", (Flip,), {"name": name})
+    with pytest.raises(ConfigError, match=f"The game '{name}' is called like (an attack|a metric or a tag).*another"):
+        GAMES.register(name)(taken)
+    assert name not in GAMES
+
+
+def test_an_attack_that_takes_the_name_of_a_game_stops_the_game(flip, monkeypatch):
+    from mlflow_privacy.attacks import ATTACKS
+    from mlflow_privacy.games.game import make_game
+
+    make_game("flip")
+    monkeypatch.setitem(ATTACKS._entries, "flip", ATTACKS["loss"])
+    with pytest.raises(ConfigError, match="'flip' is called like an attack"):
+        make_game("flip")
