@@ -16,7 +16,7 @@ from mlflow_privacy.errors import ConfigError, DesignError
 from mlflow_privacy.fingerprint import data_digest, digest, record_keys
 from mlflow_privacy.games.game import Question
 from mlflow_privacy.lineage.copies import choose_records
-from mlflow_privacy.signals import model_outputs, outputs_reading, residual_scale
+from mlflow_privacy.signals import model_outputs, others_key, outputs_reading, residual_scale
 from mlflow_privacy.text import LanguageModel
 from mlflow_privacy.types import AuditTarget, ModelOutputs, Reading, Recipe, Records, Task
 
@@ -43,6 +43,7 @@ class Asking:
       n_further: how many of `data`, the last ones, only a game asks about.
       classes: labels in the order of the outputs; order: the same where the lineage says it, else None.
       reading: what the outputs of a PyTorch classifier are, decided on the audited model for all.
+      others: of a model that other packages' functions are asked about, what these do.
     """
 
     data: tuple[Records, ...]
@@ -57,6 +58,7 @@ class Asking:
     n_further: int = 0
     order: tuple[Any, ...] | None = None
     reading: Reading | None = None
+    others: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to a worker: of the options those that answering needs, none of the caller's live objects."""
@@ -75,7 +77,7 @@ class Asking:
             data=(*self.data, *(question.records for question in further)),
             keys=(
                 *self.keys,
-                *(_kept(question.key, self.queries, self.order, self._read_key()) for question in further),
+                *(_kept(question.key, self.queries, self.order, self._read_key(), self.others) for question in further),
             ),
             n_further=self.n_further + len(further),
         )
@@ -167,10 +169,11 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
     reading = _reading(target, data, classes, options) if labelled else None
     digests = [design.pool_digest if part is target.pool else data_digest(part) for part in data]
     read_key = _read_key(target.task, reading, classes, options)
+    others = others_key(target.model.native)
     return Asking(
         data=data,
         rows=rows,
-        keys=tuple(_kept(key, queries, target.classes, read_key) for key in digests),
+        keys=tuple(_kept(key, queries, target.classes, read_key, others) for key in digests),
         queries=queries,
         task=target.task,
         classes=classes,
@@ -179,6 +182,7 @@ def questions(target: AuditTarget, design: Design, options: AuditOptions) -> Ask
         aids=_aids(target, options),
         order=target.classes,
         reading=reading,
+        others=others,
     )
 
 
@@ -240,12 +244,14 @@ def _read_key(task: Task, reading: Reading | None, classes: np.ndarray | None, o
     return digest({"key": key, **said})
 
 
-def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: str | None) -> str:
-    """The key of answers that are means over several queries of a record, or read in an own way."""
+def _kept(key: str, queries: int, order: Sequence[Any] | None, reading: str | None, others: str | None) -> str:
+    """The key of answers that are means over several queries of a record, or read or made in an own way."""
     if order is not None:
         key = digest({"data": key, "classes": list(order)})
     if reading is not None:
         key = digest({"data": key, "reading": reading})
+    if others is not None:
+        key = digest({"data": key, "functions": others})
     return key if queries == 1 else digest({"data": key, "queries": queries})
 
 

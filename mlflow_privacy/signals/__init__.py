@@ -11,17 +11,18 @@ import numpy as np
 from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.booster import booster_outputs
 from mlflow_privacy.signals.keras import keras_outputs
-from mlflow_privacy.signals.registry import SIGNALS, registered_outputs
+from mlflow_privacy.signals.registry import SIGNALS, functions_key, registered_outputs
 from mlflow_privacy.signals.regression import residual_scale
 from mlflow_privacy.text import LanguageModel
-from mlflow_privacy.trainers.keras.model import KerasNet
+from mlflow_privacy.trainers.booster.trainer import boosted_of
+from mlflow_privacy.trainers.keras.model import KerasNet, keras_net
 from mlflow_privacy.trainers.registry import inner_model, others_model
 from mlflow_privacy.types import ModelOutputs, Reading, Records, Task
 
 if TYPE_CHECKING:
     from mlflow_privacy.signals.language.outputs import LanguageAids
 
-__all__ = ["SIGNALS", "model_outputs", "outputs_reading", "residual_scale"]
+__all__ = ["SIGNALS", "model_outputs", "others_key", "outputs_reading", "residual_scale"]
 
 
 def model_outputs(
@@ -108,10 +109,7 @@ def model_outputs(
             scale=scale,
             reading=reading,
         )
-    estimator = callable(getattr(model, "predict", None)) and (
-        hasattr(model, "predict_proba") or callable(getattr(model, "get_params", None))
-    )
-    if estimator:
+    if _is_estimator(model):
         from mlflow_privacy.signals.sklearn import estimator_outputs
 
         return estimator_outputs(model, records, task=task, classes=classes, batch_size=batch_size, scale=scale)
@@ -168,6 +166,25 @@ def outputs_reading(
     if task == "multilabel":
         return many_reading(model, data, loss=loss, device=device, batch_size=batch_size)
     return module_reading(model, data, classes=classes, loss=loss, device=device, batch_size=batch_size)
+
+
+def others_key(model: Any) -> str | None:
+    """What the functions of other packages do that are asked about a model; None for a model that ours know."""
+    torch, native = sys.modules.get("torch"), _native(model)
+    ours = (
+        isinstance(model, LanguageModel)
+        or boosted_of(native) is not None
+        or keras_net(native) is not None
+        or (torch is not None and isinstance(native, torch.nn.Module))
+        or _is_estimator(native)
+    )
+    return None if ours else functions_key()
+
+
+def _is_estimator(model: Any) -> bool:
+    return callable(getattr(model, "predict", None)) and (
+        hasattr(model, "predict_proba") or callable(getattr(model, "get_params", None))
+    )
 
 
 def _native(model: Any) -> Any:

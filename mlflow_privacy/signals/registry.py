@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_privacy.errors import ConfigError, SignalError
+from mlflow_privacy.fingerprint import digest
 from mlflow_privacy.plugins import Registry
+from mlflow_privacy.trainers.canonical import Walk
 from mlflow_privacy.types import ModelOutputs, Records
 
 GROUP = "mlflow_privacy.signals"
@@ -24,6 +26,16 @@ def _check(name: str, outputs: Any) -> None:
 # sorted labels of the pool), `device`, `batch_size` and `scale` as `model_outputs` has them; it gives None for a model
 # that is none of its framework's.
 SIGNALS: Registry[Callable[..., ModelOutputs | None]] = Registry(GROUP, {}, _check)
+
+
+def functions_key() -> str | None:
+    """A digest of what the registered functions do, in their order, with the code they use; None if there are none.
+
+    What they said of a model is stored under it, so that another function of the same name is asked anew.
+    """
+    walk = Walk()
+    forms = [[name, walk(SIGNALS[name])] for name in SIGNALS]
+    return digest({"functions": forms, "rests_on": walk.code()}) if forms else None
 
 
 def registered_outputs(model: Any, records: Records, **asked: Any) -> ModelOutputs | None:

@@ -9,8 +9,11 @@ from sklearn.linear_model import LogisticRegression
 
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.pipeline import audit
+from mlflow_privacy.auditing.questions import questions
+from mlflow_privacy.design import Design
 from mlflow_privacy.errors import ConfigError, RecipeError, SignalError, StoreError
 from mlflow_privacy.executor.plan import Work, describe_work, make_plan, this_machine
+from mlflow_privacy.games.game import Question
 from mlflow_privacy.lineage.recipe import resolve_recipe
 from mlflow_privacy.signals import SIGNALS, model_outputs
 from mlflow_privacy.signals.classification import columns_of, outputs_from_phi, phi_from_logits
@@ -200,6 +203,35 @@ def test_signals_get_what_they_are_asked_with():
     SIGNALS["memory"] = note
     model_outputs(MODEL, POOL, task="regression", device="cpu", batch_size=7, scale=2.0)
     assert seen == {"task": "regression", "classes": None, "device": "cpu", "batch_size": 7, "scale": 2.0}
+
+
+def keys_of(native):
+    """Under which answers of a model, and of a game about it, are stored."""
+    model = AuditedModel("memory", None, None, None, None, "pyfunc", native)
+    target = AuditTarget(model, POOL, np.arange(120) < 60, "classification")
+    asked = questions(target, Design("0" * 64, 120, 0, 0.5), AuditOptions())
+    return asked.also([Question("more", POOL, "1" * 64)]).keys
+
+
+@pytest.mark.usefixtures("framework")
+def test_what_a_function_said_is_not_taken_for_what_another_of_its_name_says():
+    before, estimator, module = keys_of(PyFunc(MODEL)), keys_of(LogisticRegression()), torch.nn.Linear(3, 2)
+    of_the_module = keys_of(module)
+    assert keys_of(PyFunc(MODEL)) == keys_of(MODEL) == before
+
+    def memory_outputs(model, records, *, classes, **asked):
+        index = columns_of(records.y, np.array([0, 1]), classes)
+        logits = model.logits(records.x) * 2
+        return outputs_from_phi(phi_from_logits(logits, index), logits.argmax(1) == index)
+
+    SIGNALS["memory"] = memory_outputs
+    assert not set(keys_of(PyFunc(MODEL))) & set(before)
+    assert keys_of(PyFunc(MODEL)) == keys_of(MODEL)
+    assert keys_of(LogisticRegression()) == estimator  # ours are asked about it
+    assert keys_of(module) == of_the_module
+    del SIGNALS["memory"]
+    assert keys_of(PyFunc(MODEL)) == estimator  # as before there were any
+    SIGNALS["memory"] = memory_outputs
 
 
 @pytest.mark.usefixtures("framework")
