@@ -290,6 +290,40 @@ def test_labels_that_fit_no_output_ask_for_their_names():
     assert label_index(np.array(["1", "0"]), ["0", "1"], 2, [0, 1]).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("loss", ["Poisson", "Tweedie:variance_power=1.5", "LogLinQuantile"])
+def test_a_plain_catboost_of_logarithms_is_asked_for_amounts(loss, tmp_path):
+    catboost = pytest.importorskip("catboost")
+    x = data_of("regression").x
+    data = Records(x, np.exp(x[:, 0] / 2 + 3), np.arange(N).astype(str))
+    params = {"loss_function": loss, "iterations": 20, "verbose": 0, "allow_writing_files": False, "thread_count": 1}
+    catboost.CatBoost(params).fit(x, data.y).save_model(str(tmp_path / "m.cbm"))
+    target = catboost.CatBoost().load_model(str(tmp_path / "m.cbm"))
+    recipe = recipe_of(target, data, "regression")
+    reference = next(trainer_for(recipe).train(recipe, data, halves(), [1, 2]))
+    for model in (target, reference.model):
+        raw = model.predict(x, prediction_type="RawFormulaVal")
+        loss = model_outputs(boosted_of(model), data, task="regression").loss
+        np.testing.assert_allclose(loss, (data.y - np.exp(raw)) ** 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
+def test_xgboost_of_several_outputs_is_trained_again(strategy):
+    xgboost = pytest.importorskip("xgboost")
+    x = data_of("regression").x
+    data = Records(x, x[:, :2] + np.random.default_rng(1).normal(size=(N, 2)), np.arange(N).astype(str))
+    how = {"learning_rate": 0.2, "max_depth": 4, "reg_lambda": 2.0, "min_child_weight": 3}
+    params = {**how, "objective": "reg:squarederror", "multi_strategy": strategy, "nthread": 1}
+    target = xgboost.train(params, xgboost.DMatrix(x, data.y), 8)
+    loaded = xgboost.Booster(model_file=bytearray(target.save_raw("ubj")))
+    if strategy == "multi_output_tree":  # leaves of several weights tell nothing of the training
+        with pytest.raises(RecipeError, match=r"multi_output_tree booster cannot be read.*log_lineage\(recipe="):
+            recipe_of(loaded, data, "regression")
+    recipe = recipe_of(loaded, data, "regression", how if strategy == "multi_output_tree" else None)
+    (model,) = trainer_for(recipe).train(recipe, data, np.ones((1, N), bool), [1])
+    out = model_outputs(model, data, task="regression")
+    np.testing.assert_allclose(out.loss, ((target.predict(xgboost.DMatrix(x)) - data.y) ** 2).mean(axis=1), rtol=1e-4)
+
+
 def test_catboost_stopped_early_trains_the_rounds_that_it_kept():
     catboost = pytest.importorskip("catboost")
     data = data_of("binary")

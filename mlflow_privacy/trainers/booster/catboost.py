@@ -29,6 +29,7 @@ _BINARY, _MULTI = ("Logloss", "CrossEntropy"), {"MultiClass": "multi", "MultiCla
 _REGRESSION = (
     *("RMSE", "MAE", "Quantile", "LogLinQuantile", "Poisson", "MAPE", "Lq", "Huber", "Expectile", "Tweedie", "LogCosh"),
 )
+_LOGARITHMS = ("Poisson", "Tweedie", "LogLinQuantile")  # of which the raw scores are logarithms of the amounts
 
 
 def describe(model: Any) -> Boosted | None:
@@ -49,7 +50,7 @@ def describe(model: Any) -> Boosted | None:
 
 def scores_of(boosted: Boosted, x: Any) -> np.ndarray:
     """(n,) or (n, k) logits of a classifier, predictions of a regressor."""
-    kind = "Exponent" if boosted.objective in ("Poisson", "Tweedie") else "RawFormulaVal"
+    kind = "Exponent" if boosted.objective in _LOGARITHMS else "RawFormulaVal"
     return np.asarray(boosted.model.predict(_columns(boosted.model, x), prediction_type=kind))
 
 

@@ -58,9 +58,12 @@ def describe(model: Any) -> Boosted | None:
     name = str(learner["objective"]["name"])
     classes = int(learner["learner_model_param"]["num_class"])
     scores: Scores
-    if "c" in (model.feature_types or []) or int(learner["learner_model_param"].get("num_target", 1)) > 1:
+    targets = max(1, int(learner["learner_model_param"].get("num_target", 1)))
+    if "c" in (model.feature_types or []) or (targets > 1 and not name.startswith(("reg:", "count:"))):
         return None
-    if name in _BINARY:
+    if targets > 1:
+        scores, outputs = "regression", targets
+    elif name in _BINARY:
         scores, outputs = "binary", 2
     elif name == "binary:hinge":
         scores, outputs = "labels", 2
@@ -70,7 +73,7 @@ def describe(model: Any) -> Boosted | None:
         scores, outputs = "regression", 1
     else:
         return None
-    return Boosted(model, "xgboost", name, scores, outputs, fractions=name == "reg:logistic")
+    return Boosted(model, "xgboost", name, scores, outputs, fractions=name == "reg:logistic" and targets == 1)
 
 
 def scores_of(boosted: Boosted, x: Any) -> np.ndarray:
@@ -110,10 +113,11 @@ def parameters(boosted: Boosted, settings: Mapping[str, Any]) -> tuple[dict[str,
             f"The model's trees were learned with learning_rate {rate:g}, but the recipe says "
             f"{given['learning_rate']!r}: it is of another training. Correct it, or leave it out."
         )
-    if learner["gradient_booster"]["name"] != "gbtree" and not given:
+    kind = "multi_output_tree" if "multi_strategy" in told else learner["gradient_booster"]["name"]
+    if kind != "gbtree" and not given and not config:
         raise RecipeError(
             "XGBoost's file keeps no training parameters, and those of a "
-            f"{learner['gradient_booster']['name']} booster cannot be read from what it learned. Name them: "
+            f"{kind} booster cannot be read from what it learned. Name them: "
             'log_lineage(recipe={"learning_rate": ...}), or '
             'evaluator_config={"privacy_meter": {"recipe": {...}}}.'
         )
@@ -159,7 +163,7 @@ def _of_objective(learner: Mapping[str, Any]) -> dict[str, Any]:
     model = learner["learner_model_param"]
     if str(model.get("boost_from_average", "1")) == "0":
         scores = json.loads(str(model["base_score"])) if str(model["base_score"])[:1] == "[" else [model["base_score"]]
-        told["base_score"] = float(scores[0])
+        told["base_score"] = float(scores[0]) if len(set(scores)) == 1 else [float(score) for score in scores]
     return told
 
 
@@ -210,6 +214,8 @@ def from_trees(learner: Mapping[str, Any]) -> dict[str, Any]:
         return {"booster": booster["name"]}
     read = [_nodes(tree) for tree in booster["model"]["trees"]]
     told: dict[str, Any] = {}
+    if any(tree is None for tree in read):
+        told["multi_strategy"] = "multi_output_tree"
     parallel = int(booster["model"]["gbtree_model_param"].get("num_parallel_tree", 1))
     if parallel > 1:
         told["num_parallel_tree"] = parallel
