@@ -306,6 +306,29 @@ def test_a_plain_catboost_of_logarithms_is_asked_for_amounts(loss, tmp_path):
         np.testing.assert_allclose(loss, (data.y - np.exp(raw)) ** 2, rtol=1e-9)
 
 
+def test_xgboost_knows_its_categories_again():
+    xgboost = pytest.importorskip("xgboost", "3.1")
+    data = data_of("binary")
+    cities = np.random.default_rng(1).choice(["Bern", "Ulm", "Wien"], N)
+    y = np.where(cities == "Ulm", 1 - data.y, data.y)
+    frame = pd.DataFrame({"a": data.x[:, 0], "city": cities, "zone": np.arange(N) % 7})
+    table = frame.assign(city=pd.Categorical(cities, ["Wien", "Ulm", "Bern"]), zone=frame["zone"].astype("category"))
+    params = {"objective": "binary:logistic", "max_depth": 4, "eta": 0.2, "nthread": 1}
+    target = xgboost.train(params, xgboost.DMatrix(table, y, enable_categorical=True), 8)
+    loaded = xgboost.Booster(model_file=bytearray(target.save_raw("ubj")))
+    records = Records(frame, y, data.row_ids)  # a pool keeps texts and numbers
+    expected = target.predict(xgboost.DMatrix(table, enable_categorical=True), output_margin=True)
+    out = model_outputs(loaded, records, task="classification")
+    np.testing.assert_allclose(out.signal, expected * np.where(y == 1, 1, -1), rtol=1e-5)
+    recipe = recipe_of(loaded, records, "binary")
+    assert "max_cat_threshold, which its file does not keep" in recipe.source
+    (model,) = trainer_for(recipe).train(recipe, records, np.ones((1, N), bool), [1])
+    np.testing.assert_allclose(model_outputs(model, records, task="classification").signal, out.signal, rtol=1e-3)
+    without = np.array([cities != "Ulm"])  # a reference that never saw a city
+    (model,) = trainer_for(recipe).train(recipe, records, without, [1])
+    assert np.isfinite(model_outputs(model, records, task="classification").signal).all()
+
+
 @pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
 def test_xgboost_of_several_outputs_is_trained_again(strategy):
     xgboost = pytest.importorskip("xgboost")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_privacy.trainers.booster.model import Boosted
-from mlflow_privacy.trainers.booster.xgboost import ALIASES, KEYS, UNTOLD, number, of_estimator, rate_of
+from mlflow_privacy.trainers.booster.xgboost import ALIASES, KEYS, number, of_estimator, rate_of, untold
 
 TREES = "the model's trees"
 
@@ -38,7 +38,9 @@ def lost_parameters(model: Any, params: Mapping[str, str]) -> list[tuple[str, Ma
     if isinstance(said, (int, float)) and rate is not None and not np.isclose(said, rate, rtol=0.02):
         logged = {}
     trees = (
-        TREES if logged else f"{TREES} (and XGBoost's defaults for {', '.join(UNTOLD)}, which its file does not keep)"
+        TREES
+        if logged
+        else f"{TREES} (and XGBoost's defaults for {', '.join(untold(booster))}, which its file does not keep)"
     )
     return [(trees, told), ("run parameters", logged)]
 

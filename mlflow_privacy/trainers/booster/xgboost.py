@@ -14,7 +14,7 @@ is linear in λ where both children are inner nodes, and in 1/η² where one is 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,16 @@ KEYS = (
     *("rounds", "learning_rate", "max_depth", "max_leaves", "min_child_weight", "subsample", "colsample_bytree"),
     *("colsample_bylevel", "colsample_bynode", "gamma", "reg_lambda", "reg_alpha", "max_delta_step", "grow_policy"),
     *("tree_method", "max_bin", "num_parallel_tree", "sampling_method", "scale_pos_weight", "base_score"),
-    *("monotone_constraints", "interaction_constraints", "multi_strategy", "booster", "rate_drop", "skip_drop"),
+    *(
+        "max_cat_to_onehot",
+        "max_cat_threshold",
+        "monotone_constraints",
+        "interaction_constraints",
+        "multi_strategy",
+        "booster",
+        "rate_drop",
+        "skip_drop",
+    ),
     *(
         "huber_slope",
         "tweedie_variance_power",
@@ -59,7 +68,7 @@ def describe(model: Any) -> Boosted | None:
     classes = int(learner["learner_model_param"]["num_class"])
     scores: Scores
     targets = max(1, int(learner["learner_model_param"].get("num_target", 1)))
-    if "c" in (model.feature_types or []) or (targets > 1 and not name.startswith(("reg:", "count:"))):
+    if _known_categories(model) is None or (targets > 1 and not name.startswith(("reg:", "count:"))):
         return None
     if targets > 1:
         scores, outputs = "regression", targets
@@ -79,13 +88,31 @@ def describe(model: Any) -> Boosted | None:
 def scores_of(boosted: Boosted, x: Any) -> np.ndarray:
     """(n,) or (n, k) raw scores of a classifier, predictions of a regressor."""
     margin = boosted.scores in ("binary", "multi")
-    return np.asarray(boosted.model.predict(_matrix(x, boosted.model.feature_names), output_margin=margin))
+    model = boosted.model
+    matrix = _matrix(x, model.feature_names, _known_categories(model) or {})
+    return np.asarray(model.predict(matrix, output_margin=margin))
 
 
-def _matrix(x: Any, names: Any, label: Any = None) -> Any:
+def _matrix(x: Any, names: Any, categories: Mapping[str, Sequence[Any]], label: Any = None) -> Any:
     import xgboost
 
-    return xgboost.DMatrix(in_columns(x, names), label=label)
+    x = in_columns(x, names)
+    if categories and hasattr(x, "iloc"):
+        import pandas as pd
+
+        # A category that a reference never saw is a missing value to it.
+        x = x.assign(**{name: pd.Categorical(x[name], categories=[*each]) for name, each in categories.items()})
+    return xgboost.DMatrix(x, label=label, enable_categorical=bool(categories))
+
+
+def _known_categories(model: Any) -> dict[str, list[Any]] | None:
+    """The categories of each column that has some, {} without any; None where the model knows them as numbers alone."""
+    if "c" not in (model.feature_types or []):
+        return {}
+    if not hasattr(model, "get_categories"):  # XGBoost before 3.1
+        return None
+    found = model.get_categories(export_to_arrow=True).to_arrow()
+    return {name: values.to_pylist() for name, values in found if values is not None} or None
 
 
 def _learner(model: Any) -> Mapping[str, Any]:
@@ -121,12 +148,19 @@ def parameters(boosted: Boosted, settings: Mapping[str, Any]) -> tuple[dict[str,
             'log_lineage(recipe={"learning_rate": ...}), or '
             'evaluator_config={"privacy_meter": {"recipe": {...}}}.'
         )
+    if categories := _known_categories(boosted.model):
+        told["categories"] = categories
     source = "the model's trees"
     if config:
         source = "the model"
     elif not given:
-        source += f", and XGBoost's defaults for {', '.join(UNTOLD)}, which its file does not keep"
+        source += f", and XGBoost's defaults for {', '.join(untold(boosted.model))}, which its file does not keep"
     return {**told, **config, **given}, source
+
+
+def untold(model: Any) -> tuple[str, ...]:
+    """Parameters of a training that left no trace in its trees."""
+    return (*UNTOLD, "max_cat_to_onehot", "max_cat_threshold") if "c" in (model.feature_types or []) else UNTOLD
 
 
 def rate_of(model: Any) -> float | None:
@@ -321,8 +355,9 @@ def train(spec: Mapping[str, Any], x: Any, y: np.ndarray, seed: int) -> Any:
     import xgboost
 
     params = dict(spec["params"])
-    rounds = params.pop("rounds")
-    return xgboost.train({**params, "seed": seed, "verbosity": 0}, _matrix(x, columns_of(x), y), rounds)
+    rounds, categories = params.pop("rounds"), params.pop("categories", {})
+    matrix = _matrix(x, columns_of(x), categories, y)
+    return xgboost.train({**params, "seed": seed, "verbosity": 0}, matrix, rounds)
 
 
 def save(model: Any, folder: Path) -> None:
