@@ -181,18 +181,17 @@ class _Rest:
             *((mean, np.sqrt(square / np.maximum(count - 1, 1))) for mean, square, count in (inner, outer))
         )
         self.of_lira = [Gaussian(side[0], np.full(n, pooled_variance(*side))) for side in (inner, outer)]
-        self.of_bavaria = [posterior(*side, "t") for side in (inner, outer)]
+        self.of_bavaria = [posterior(mean, square, count, "t") for mean, square, count in (inner, outer)]
 
     def features(self, phi: np.ndarray, rows: Any) -> np.ndarray:
         """(r, 10) float64: `FEATURES` of one model's signals (r,) on some records."""
         out, inner = self.mean_out[rows], self.mean_in[rows]
         log_p = log_sigmoid(phi) if self.link == "logit" else phi
-        by_lira, by_bavaria = (
-            density(phi, one.take(rows)) - density(phi, other.take(rows))
-            for density, (one, other) in ((log_normal, self.of_lira), (log_density, self.of_bavaria))
-        )
+        in_lira, out_lira = (log_normal(phi, side.take(rows)) for side in self.of_lira)
+        in_bavaria, out_bavaria = (log_density(phi, side.take(rows)) for side in self.of_bavaria)
         columns = (phi, out, inner, phi - out, phi - inner, self.spread_out[rows], self.spread_in[rows])
-        return np.stack([*columns, log_p - self.average[rows], by_lira, by_bavaria], axis=1)
+        ratios = (log_p - self.average[rows], in_lira - out_lira, in_bavaria - out_bavaria)
+        return np.stack([*columns, *ratios], axis=1)
 
     def stand_ins(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(r · g, 10) features of each reference of the group in the target's place, and (r · g,) its memberships."""
