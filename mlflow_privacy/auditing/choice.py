@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from mlflow_privacy.attacks import ATTACKS, available, check_options, default_attacks, extra_signals
+from mlflow_privacy.auditing.afford import probe
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.questions import Asking
 from mlflow_privacy.errors import ConfigError
 from mlflow_privacy.metrics.evaluation import fpr_key
-from mlflow_privacy.types import AuditTarget, Link, ModelOutputs, Signals
+from mlflow_privacy.types import AuditTarget, Link, ModelOutputs
 
 
 def needs_references(names: Sequence[str]) -> bool:
@@ -53,15 +52,12 @@ def _check_attacks(
     names: Sequence[str], options: AuditOptions, *, groups: int, link: Link, extras: Sequence[str] = ()
 ) -> None:
     """Raises one `ConfigError` of all that the caller asked for and cannot be had, before anything is trained."""
-    rows = np.array([[True, False] * groups], bool)  # one record with an IN and an OUT reference in each group
-    one = np.zeros(1)
-    probe = Signals(one, np.zeros(rows.shape), rows, one, np.zeros(rows.shape), ~rows, link, dict.fromkeys(extras, one))
-    problems = []
+    signals, problems = probe(groups, link, extras), []
     for name in names:
         given = options.attack_options.get(name, {})
         try:
             check_options(name, given)
-            problems += [f"{name}: {reason}" for reason in [available(name, probe, given)] if reason]
+            problems += [f"{name}: {reason}" for reason in [available(name, signals, given)] if reason]
         except ConfigError as error:
             problems.append(str(error))
     from mlflow_privacy.report.sections import check_thresholds
