@@ -212,7 +212,7 @@ def _store_references(
 
     Returns: the ids of their runs, and how many of them were there before.
     """
-    from mlflow_privacy.auditing.pipeline import in_canonical_order
+    from mlflow_privacy.auditing.questions import in_canonical_order
     from mlflow_privacy.fingerprint import data_digest, recipe_digest
     from mlflow_privacy.lineage import resolve_target
     from mlflow_privacy.store.keys import ReferenceKey, imported_fingerprint, members_digest
