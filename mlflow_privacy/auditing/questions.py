@@ -233,7 +233,7 @@ def _read_key(task: Task, reading: Reading | None, classes: np.ndarray | None, o
     """What distinguishes answers that are kept from those of before, where these could be read in another way."""
     key = None
     if task == "regression":
-        key = "robust scale"
+        key = "scale of the median"
     elif task == "multilabel":
         key = f"labels as {reading}"
     elif classes is not None and len(classes) == 2:

@@ -2,8 +2,9 @@ r"""Signals of regressors: the Gaussian log-likelihood of the target under the m
 
 .. math:: \ell = -\tfrac{k}{2}\log(2\pi\sigma^2) - \frac{\lVert y - \hat y\rVert^2}{2\sigma^2}
 
-with k outputs and one σ per model, unless given its root mean squared residual without the outliers: a few targets a
-million times too large would otherwise make all other records look alike.
+with k outputs and one σ per model, unless given its root mean squared residual without the outliers, or what the median
+says of normal residuals if that is less. A few targets a million times too large, or the non-members of a model that
+knows its members by heart, would otherwise make σ so large that all small residuals look alike.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from mlflow_privacy.errors import SignalError
 from mlflow_privacy.signals.classification import require_finite
 from mlflow_privacy.types import ModelOutputs
 
-# Of the residuals' sizes, other than exact zeros (a tree's on its own records). The median would be one of the members'
-# where those are most and are known by heart. Of normal residuals the cut is 9.9 σ: none is left out.
-_BULK, _CUT = 0.9, 6.0
+# Of the residuals' sizes, other than exact zeros (a tree's on its own records). Of normal residuals the cut is 9.9 σ:
+# none is left out. The median may be one of the members' where those are most and are known by heart, and then says
+# nothing of the others: σ is no less than a part of the root mean square.
+_BULK, _CUT, _PART = 0.9, 6.0, 1 / 30
+_NORMAL_MEDIAN = 0.6744897501960817  # of the size of normal residuals with σ = 1
 _LARGEST = 1e300  # so that means of many are finite
 
 
 def residual_scale(outputs: ModelOutputs) -> float:
     """σ of a regressor: its root mean squared residual, to be passed as `scale` for other records of the same model.
 
-    Residuals six times as large as the 90 % quantile of those that are not 0 are outliers, and left out.
+    Residuals six times as large as the 90 % quantile of those that are not 0 are outliers, and left out. Where the
+    median is that of normal residuals with a smaller σ, that counts, down to a thirtieth.
 
     >>> residual_scale(gaussian_outputs(np.array([0.0, 0.0]), np.array([3.0, -3.0])))
     3.0
@@ -40,7 +44,9 @@ def _robust_scale(size: np.ndarray) -> float:
         return 1.0  # a model without any residual: every record has the same signal, whatever σ
     inside = size[size <= _CUT * np.quantile(nonzero, _BULK, method="higher" if len(nonzero) < 10 else "lower")]
     top = inside.max()
-    return float(max(top * np.sqrt(np.mean((inside / top) ** 2)), np.finfo(np.float64).tiny))
+    mean_square_root = top * np.sqrt(np.mean((inside / top) ** 2))
+    of_median = np.median(inside[inside > 0]) / _NORMAL_MEDIAN
+    return float(max(min(mean_square_root, max(of_median, _PART * mean_square_root)), np.finfo(np.float64).tiny))
 
 
 def gaussian_outputs(prediction: np.ndarray, y: np.ndarray, *, scale: float | None = None) -> ModelOutputs:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlflow_privacy.attacks.population import attack_p
+from mlflow_privacy.attacks.rmia import rmia
 from mlflow_privacy.signals import residual_scale
 from mlflow_privacy.signals.regression import gaussian_outputs
 from mlflow_privacy.stats import mann_whitney
@@ -59,9 +60,27 @@ def test_nothing_there_is_nothing_found():
 
 def test_members_that_are_known_by_heart_are_no_measure_of_the_others():
     residual, member = _residuals()
-    for small in (0.0, 1e-9):
-        sigma = residual_scale(gaussian_outputs(np.zeros(1000), np.where(member, small, residual)))
-        assert sigma == pytest.approx(np.sqrt(np.mean(np.where(member, small, residual) ** 2)), rel=1e-9)
+    for small, expected in ((0.0, 1.0), (1e-9, 1 / 30)):
+        known = np.where(member, small, residual)
+        sigma, usual = residual_scale(gaussian_outputs(np.zeros(1000), known)), np.sqrt(np.mean(known**2))
+        assert sigma == pytest.approx(expected * usual, rel=1e-9)
+
+
+def test_normal_residuals_have_their_own_sigma():
+    residual = 3 * np.random.default_rng(2).normal(size=100_000)
+    assert residual_scale(gaussian_outputs(np.zeros(100_000), residual)) == pytest.approx(3, rel=0.01)
+
+
+def test_rmia_loses_nothing_to_the_loss_where_members_are_nearly_known_by_heart():
+    rng = np.random.default_rng(3)
+    halves = rng.random((3, 600)) < 0.5
+    in_row = np.concatenate([halves, ~halves[1:]])  # of a target and two pairs of references
+    residual = rng.normal(size=(5, 600)) * np.where(in_row, 0.02, 1.0)
+    signal = np.stack([gaussian_outputs(np.zeros(600), row).signal for row in residual])
+    member, out = in_row[0], ~in_row[0]
+    arrays = (signal[0], signal[1:].T, in_row[1:].T, signal[0][out], signal[1:].T[out])
+    found = _auc(rmia(*arrays, in_row[1:].T[out], link="log").rank(), member)
+    assert found > _auc(-np.abs(residual[0]), member) - 0.02 > 0.95
 
 
 def test_several_outputs_share_one_scale_and_sum():
