@@ -87,13 +87,13 @@ def plan_audit(target: AuditTarget, options: AuditOptions, store: Store) -> Audi
       ConfigError, DesignError, SignalError: as `audit` would.
     """
     ready = prepare(target, options, store)
-    target, groups = ready.target, -(-ready.count // ready.design.group)
+    target, groups = ready.target, -(-ready.n_references // ready.design.group)
     parts = tuple(part.take(np.arange(min(len(part), _FEW))) for part in ready.ask.data)
     few = dataclasses.replace(ready.ask, data=parts)
     names, answers = ask_target(target, few, options, groups=groups)
-    ready.game.check(target, ready.count, names)
+    ready.game.check(target, ready.n_references, names)
     price = None
-    if ready.count and (ready.game.uses_references or needs_references(names)):
+    if ready.n_references and (ready.game.uses_references or needs_references(names)):
         price = _price(ready, options, store)
     member = np.asarray(target.membership, bool)
     return AuditPlan(
@@ -123,11 +123,11 @@ def _price(ready: Prepared, options: AuditOptions, store: Store) -> Price:
     members = np.asarray(target.membership, bool)
     rows = [row for _, row in usable_imported(store, recipe, design, members)]
     if "num_ref_models" in options.model_fields_set:
-        rows = rows[: ready.count]
-        count = ready.count - len(rows)
+        rows = rows[: ready.n_references]
+        count = ready.n_references - len(rows)
     else:
         whole = bool(rows) and covers(design.together(np.stack(rows))[:, ready.ask.rows])
-        count = 0 if whole else ready.count
+        count = 0 if whole else ready.n_references
     keys = [reference_key(design, recipe, index) for index in range(count)]
     found = store.find(keys[0].fingerprint) if keys else {}
     stored = [found[key.index] for key in keys if key.index in found and found[key.index].key == key]

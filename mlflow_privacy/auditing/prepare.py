@@ -20,7 +20,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       target: its pool in canonical order.
-      count: references that there are to be.
+      n_references: that there are to be.
       ask: about pool and population, then what `further` and `aside` hold.
       further: records that only the game asks about.
       aside: records that occur more than once, where these are scored apart.
@@ -28,7 +28,7 @@ class Prepared(NamedTuple):
 
     target: AuditTarget
     design: Design
-    count: int
+    n_references: int
     game: Game
     ask: Asking
     further: tuple[Question, ...]
