@@ -169,10 +169,12 @@ def table(title: str, kept: Kept, found: dict[str, dict[str, list[Row]]]) -> str
         if any(attack in cell for cell in found.values()):
             cells = [_cell(cell[attack]) if attack in cell else "" for cell in found.values()]
             lines.append(f"| {attack} | " + " | ".join(cells) + " |")
-    errors = [np.max([error(rows) for rows in cell.values()], axis=0) for cell in found.values()]
-    lines.append("| largest standard error | " + " | ".join(_numbers(one) for one in errors) + " |")
+    errors = [np.max([error(rows) for name, rows in cell.items() if name != THEIRS], axis=0) for cell in found.values()]
+    lines.append("| largest standard error of ours | " + " | ".join(_numbers(one) for one in errors) + " |")
     lines.append("| `auto` took | " + " | ".join(_taken(cell["auto"]) for cell in found.values()) + " |")
-    lines.append("| s: learned, auto | " + " | ".join(_seconds(cell) for cell in found.values()) + " |")
+    lines.append(
+        "| learned takes, s | " + " | ".join(_seconds(cell.get("learned", [])) for cell in found.values()) + " |"
+    )
     return "\n".join(lines)
 
 
@@ -221,11 +223,8 @@ def _taken(rows: Sequence[Row]) -> str:
     return ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(sorted(names, key=names.count)[::-1]))
 
 
-def _seconds(cell: dict[str, list[Row]]) -> str:
-    return ", ".join(
-        f"{np.mean([row['s'] for row in cell[attack]]):.1f}" if attack in cell else "–"
-        for attack in ("learned", "auto")
-    )
+def _seconds(rows: Sequence[Row]) -> str:
+    return f"{np.mean([row['s'] for row in rows]):.1f}" if rows else ""
 
 
 def main() -> None:

@@ -226,7 +226,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("boosting", "gradient boosting", lambda: location(boosting)),
         Setting("words", "TF-IDF + logistic regression", lambda: news(words)),
         Setting("cnn", "CNN", lambda: images(cnn), models=26),
-        Setting("gpt2", "tiny GPT-2, fine-tuned", language, models=18, task="language"),
+        Setting("gpt2", "tiny GPT-2, fine-tuned", language, models=10, task="language"),
         Setting("mlp_80", "MLP that memorises, at 4/5", lambda: location(mlp(_LONG)), share=0.8),
         Setting("mlp_short_80", "MLP of 8 epochs, at 4/5", lambda: location(mlp(_SHORT)), share=0.8),
         Setting("logistic_80", "logistic regression, at 4/5", lambda: location(logistic), share=0.8),
