@@ -73,6 +73,8 @@ def audited(each: Kind) -> Row:
         return Row(each, "raw error", words=f"{type(error).__name__}: {error}", seconds=time.time() - began)
     metrics = result.metrics
     loss = metrics.get("privacy/loss/auc", metrics.get("privacy/population/auc"))
+    if loss is None:  # no default where there are references
+        loss = mlflow_privacy.evaluate(made.uri, **{**options, "attacks": ["loss"]}).metrics.get("privacy/loss/auc")
     expected = None if made.losses is None else auc(made.losses)
     outcome = "works" if "privacy/rmia/auc" in metrics else "weaker"
     if metrics.get("privacy/blind/auc_low", 0.0) > 0.5:
