@@ -74,7 +74,7 @@ def test_a_plan_tells_the_time_by_references_that_are_found_or_by_the_same_recip
     )
     assert (other.price.found, other.price.missing) == (0, 4)
     assert other.price.seconds == pytest.approx(4 * 40 * 142 / 284, rel=0.02)  # half of the records
-    assert "by this recipe's on other data" in str(other)
+    assert "by models of this recipe on other data" in str(other)
     fits = mlflow_privacy.plan("models:/tree/1", num_ref_models=8, n_workers=1, time_budget="100 s")
     assert "about 2 of the 6 missing ones fit" in str(fits)
     assert "all of them fit" in str(mlflow_privacy.plan("models:/tree/1", n_workers=1, time_budget="1 h"))
