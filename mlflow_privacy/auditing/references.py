@@ -252,7 +252,8 @@ def foresee(
     """
     each, told_by = mean_seconds([one.seconds for one in stored]), "those found"
     if each is None and missing:
-        each, told_by = store.pace_of(to_json(recipe), int(design.members(0).sum())), "models of this recipe on other data"
+        each = store.pace_of(to_json(recipe), int(design.members(0).sum()))
+        told_by = "models of this recipe on other data"
     how = dataclasses.replace(how, each=each)
     seconds = expected_seconds(recipe, pool, missing, device, how) if missing else None
     size = None if size is None else size * missing
