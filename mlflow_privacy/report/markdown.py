@@ -13,6 +13,7 @@ from mlflow_privacy.report.text import (
     escape_markdown,
     format_estimate,
     group_verdict,
+    headline_attack,
     interval_digits,
     overall_verdict,
 )
@@ -124,11 +125,13 @@ def _games(result: AuditResult) -> list[str]:
 
 
 def _table(result: AuditResult) -> str:
-    """One row per attack; a column per FPR that the audit was asked for, all its cells with the same digits."""
+    """One row per attack, the verdict's in bold; a column per FPR that was asked for, its cells of like digits."""
     fprs = [fpr for fpr in _TABLE_FPRS if any(fpr_key(fpr) in attack.metrics for attack in result.attacks)]
     columns = [("AUC", "auc"), *((f"TPR at {100 * fpr:g}% FPR", fpr_key(fpr)) for fpr in fprs)]
     rows = [["Attack", *(title for title, _ in columns)], ["---"] * (len(columns) + 1)]
-    rows += [[escape_markdown(attack.title, 60)] for attack in result.attacks]
+    titles = [escape_markdown(attack.title, 60) for attack in result.attacks]
+    marked = headline_attack(result).name if len(titles) > 1 else None
+    rows += [[f"**{title}**" if attack.name == marked else title] for title, attack in zip(titles, result.attacks)]
     for _, key in columns:
         estimates = [attack.metrics.get(key) for attack in result.attacks]
         digits = max(map(interval_digits, estimates))

@@ -162,12 +162,14 @@ def headline_metrics(result: AuditResult) -> dict[str, float]:
 
     >>> from mlflow_privacy.report.example import example_result
     >>> sorted(headline_metrics(example_result(n=200)))[:3]
-    ['privacy/blind/auc', 'privacy/lira/auc', 'privacy/lira/tpr_at_fpr_0.01']
+    ['privacy/blind/auc', 'privacy/headline/auc', 'privacy/headline/tpr_at_fpr_0.01']
     """
-    shown = {f"{FOLDER}/{attack.name}/{key}" for attack in result.attacks for key in ("auc", fpr_key(_TAG_FPR))}
-    shown |= {f"{FOLDER}/{result.headline}/worst_group/auc", f"{FOLDER}/blind/auc"}
+    attacks = ("headline", *(attack.name for attack in result.attacks))
+    shown = {f"{FOLDER}/{name}/{key}" for name in attacks for key in ("auc", fpr_key(_TAG_FPR))}
+    shown |= {f"{FOLDER}/headline/worst_group/auc", f"{FOLDER}/blind/auc"}
     shown |= {f"{FOLDER}/{name}/{key}" for name, game in result.games.items() for key in game.metrics}
-    return {key: value for key, value in result.metrics.items() if key in shown}
+    ordered = sorted(result.metrics, key=lambda key: "/headline/" not in key)  # MLflow's lists have it first
+    return {key: result.metrics[key] for key in ordered if key in shown}
 
 
 def audit_metrics(client: MlflowClient, run: Run) -> dict[str, float]:
@@ -181,15 +183,22 @@ def audit_metrics(client: MlflowClient, run: Run) -> dict[str, float]:
             path = Path(client.download_artifacts(run.info.run_id, f"{FOLDER}/metrics.json", folder))
             found = flat_metrics(json.loads(path.read_text(encoding="utf-8")))
         if found is not None:
-            return found
+            return _with_headline(found, run)
     except (MlflowException, OSError, ValueError) as error:
         problem = str(error)
     if any(key.endswith("_low") for key in logged):
-        return logged
+        return _with_headline(logged, run)
     raise StoreError(
         f"The metrics of the audit in run {run.info.run_id} cannot be read from its artifact {FOLDER}/metrics.json: "
         f"{problem}. Audit the model again; its reference models are found again."
     )
+
+
+def _with_headline(metrics: Mapping[str, float], run: Run) -> dict[str, float]:
+    """The metrics, those of the verdict's attack as `privacy/headline/…` too, which older audits did not write."""
+    own = f"{FOLDER}/{run.data.tags.get('privacy.attack')}/"
+    again = {f"{FOLDER}/headline/{key.removeprefix(own)}": v for key, v in metrics.items() if key.startswith(own)}
+    return {**metrics, **{key: value for key, value in again.items() if key not in metrics}}
 
 
 def flat_metrics(findings: Any) -> dict[str, float] | None:
