@@ -72,6 +72,24 @@ def _full_path(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
+def as_trained(params: Mapping[str, str], metrics: Mapping[str, float]) -> dict[str, str]:
+    """A run's parameters, the epochs as many as the model trained for where early stopping ended it.
+
+    Autologging of TensorFlow and Lightning logs the epochs that were planned as a parameter, and as metrics the one
+    that it stopped after and, where the best weights were restored, the one that they are of; both count from 0.
+
+    >>> as_trained({"epochs": "100", "patience": "3"}, {"stopped_epoch": 11.0})
+    {'epochs': '12', 'patience': '3'}
+    >>> as_trained({"epochs": "100", "restore_best_weights": "True"}, {"stopped_epoch": 11.0, "restored_epoch": 8.0})
+    {'epochs': '9', 'restore_best_weights': 'True'}
+    """
+    restored = metrics.get("restored_epoch") if params.get("restore_best_weights") == "True" else None
+    last = metrics.get("stopped_epoch") if restored is None else restored
+    if not metrics.get("stopped_epoch") or last is None:
+        return dict(params)
+    return {key: str(int(last) + 1) if key in _EPOCHS else value for key, value in params.items()}
+
+
 def recipe_settings(
     native: Any, options: LineageOptions, logged: Mapping[str, Any] | None, params: Mapping[str, str]
 ) -> tuple[dict[str, Any], str]:
@@ -119,6 +137,7 @@ def recipe_settings(
 
 # Trainers that know classes by their number.
 _TAKE_CLASSES = ("sklearn", "torch", "fast_resnet", "transformers", "booster", "keras")
+_EPOCHS = ("epochs", "max_epochs", "num_epochs", "n_epochs")
 _CLAIMS = ("dp/epsilon", "epsilon", "dp_epsilon", "privacy_epsilon")
 _LEAST = 1e-3  # a smaller "epsilon" is the constant that an optimizer adds to a divisor
 

@@ -20,7 +20,7 @@ from mlflow_privacy.lineage.parts import CONTEXTS, Input, Part, Problems, datase
 from mlflow_privacy.lineage.places import places_of
 from mlflow_privacy.lineage.pool import build_pool, subsample, without
 from mlflow_privacy.lineage.quality import logged_quality
-from mlflow_privacy.lineage.recipe import claimed_privacy, recipe_settings, resolve_recipe
+from mlflow_privacy.lineage.recipe import as_trained, claimed_privacy, recipe_settings, resolve_recipe
 from mlflow_privacy.lineage.records import for_model, same_form, text_records, to_records
 from mlflow_privacy.lineage.several import inputs_of_model
 from mlflow_privacy.lineage.tables import names_of, table_digest
@@ -92,7 +92,7 @@ def resolve_target(
             problems.add("train", str(error), error)
             inputs = [item for item in inputs if item.role != "train"]
     parts = gather(options, manifest, inputs, files, problems, places_of(client, files))
-    params = {} if run is None else dict(run.data.params)
+    params = {} if run is None else as_trained(run.data.params, run.data.metrics)
     settings, _ = recipe_settings(audited.native, options, manifest.recipe, params)
     records = _records(parts, options, found, problems, (settings.get("text"), settings.get("prompt")))
     if not records["train"] or not records["holdout"] or problems.fatal or any(r == "train" for r, _ in problems.lines):

@@ -41,3 +41,17 @@ def test_a_keras_model_is_audited_with_references(tracking):
     assert metrics["privacy/rmia/auc"] > 0.8
     own, like = (metrics[f"privacy/fidelity/{who}_member_accuracy"] for who in ("target", "reference"))
     assert abs(own - like) < 0.1
+
+
+def test_references_train_as_many_epochs_as_early_stopping_left_the_model(tracking):
+    """As `mlflow.tensorflow.autolog` logs it: the epochs that were planned, and the one that it stopped after."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
+    signature = mlflow.models.infer_signature(x[:2], model.predict(x[:2], verbose=0))
+    with mlflow.start_run():
+        mlflow.log_params({"epochs": 50, "batch_size": 16, "patience": 2})
+        mlflow.log_metric("stopped_epoch", 5)
+        mlflow.keras.log_model(model, name="m", registered_model_name="net", signature=signature, pip_requirements=[])
+        mlflow_privacy.log_lineage(train=(x[:20], y[:20]), holdout=(x[20:], y[20:]))
+    assert resolve_target("models:/net/1", LineageOptions()).recipe.spec["epochs"] == 6
