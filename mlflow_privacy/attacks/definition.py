@@ -41,8 +41,8 @@ class Attack:
         options it is computed with and their defaults. They are options of the attack.
       tune: chooses options by the reference models: it gets the signals and the options that were given, and returns
         the options to run with. It must not look at the target's signals.
-      on_references: its scores of references in the target's place with their memberships, where it can give them
-        for less than running anew on each; it gets the signals and the attack's options.
+      on_references: of references in the target's place their column, its scores and their memberships, where it can
+        give them for less than running anew on each; it gets the signals and the attack's options.
       check: why it cannot run on these signals though all that it needs is there, in a sentence; "" if it can.
     """
 
@@ -57,7 +57,7 @@ class Attack:
     extras: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tune: Callable[[Signals, Mapping[str, Any]], Mapping[str, Any]] | None = None
     check: Callable[[Signals], str] | None = None
-    on_references: Callable[..., Sequence[tuple[Scores, np.ndarray]]] | None = None
+    on_references: Callable[..., Sequence[tuple[int, Scores, np.ndarray]]] | None = None
 
     @property
     def options(self) -> dict[str, Any]:

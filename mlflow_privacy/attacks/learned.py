@@ -97,16 +97,21 @@ def learned(
 
 def learned_on_references(
     signals: Signals, *, learner: Learner = "auto", seed: int = 0
-) -> list[tuple[Scores, np.ndarray]]:
-    """The attack on references in the target's place: scores and memberships of held-out groups of stand-ins.
+) -> list[tuple[int, Scores, np.ndarray]]:
+    """The attack on references in the target's place: column, scores and memberships of held-out groups' stand-ins.
 
     The classifier that scores a group was trained on stand-ins of the other groups; at most four groups are held out.
     """
-    stand_ins = _stand_ins(to_numpy(signals.reference), to_numpy(signals.member).astype(bool), signals.link, seed)[1]
+    inside = to_numpy(signals.member).astype(bool)
+    groups, stand_ins = _stand_ins(to_numpy(signals.reference), inside, signals.link, seed)
     held_out = _held_out(stand_ins)
     chosen = _better(held_out, stand_ins) if learner == "auto" else learner
-    given = [fold.get(chosen, fold["logistic"]) for fold in held_out]
-    return [(Scores(odds, x[:, _BAVARIA]), y) for odds, (x, y) in zip(given, stand_ins)]
+    found = []
+    for group, fold, (x, y) in zip(groups, held_out, stand_ins):
+        odds = fold.get(chosen, fold["logistic"])
+        for j, *part in zip(group, *(np.split(column, len(group)) for column in (odds, x[:, _BAVARIA], y))):
+            found.append((int(j), Scores(*part[:2]), part[2]))
+    return found
 
 
 def _stand_ins(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from mlflow_privacy.types import AttackResult, AttackStrength, HeadlineChoice, S
 _logger = logging.getLogger(__name__)
 _FPR = 0.01
 _RESOLVES = 2 / _FPR  # non-members of a stand-in, from which the TPR at 1 % tells attacks apart; else the AUC
-_STAND_INS = 8
+_GROUPS = 4
 _RECORDS = 20_000  # on which attacks are compared: their standard errors come from the stand-ins, not from these
 _PAIR = ("rmia", "lira")
 # Simpler first: among attacks that the references do not tell apart the verdict is about the first of these.
@@ -35,10 +35,11 @@ _SIMPLER = (
 def headline_of(names: Sequence[str], signals: Signals, options: AuditOptions) -> tuple[str, HeadlineChoice | None]:
     """The attack of the verdict, and how it was chosen; None where it was named, or where nothing could be compared.
 
-    With `headline="auto"` each attack attacks references in the target's place, whole groups of the design left out, at
-    most eight of them. The largest mean TPR at 1 % FPR wins (the AUC, where a stand-in has fewer than 200 non-members);
-    of attacks within one standard error of it those with the largest mean AUC, and of these, within one standard error
-    again, the simplest. The target's signals are not looked at.
+    With `headline="auto"` each attack attacks references in the target's place, whole groups of the design left out:
+    all references of four groups. The largest mean TPR at 1 % FPR wins (the AUC, where a stand-in has fewer than 200
+    non-members); of attacks within one standard error of it those with the largest mean AUC, and of these, within one
+    standard error again, the simplest. Standard errors are those of differences on the same references. The target's
+    signals are not looked at.
 
     References of one group cannot tell attacks apart. Where RMIA and LiRA both run, the choice is a pair: `worse_of`
     takes one of them when the target is scored, and the name here is RMIA.
@@ -54,16 +55,14 @@ def headline_of(names: Sequence[str], signals: Signals, options: AuditOptions) -
     member = np.asarray(signals.member, bool)
     resolved = (~member).sum(axis=0).min() >= _RESOLVES
     metric = "tpr_at_fpr_0.01" if resolved else "auc"
-    found = {name: _on_references(name, signals, options) for name in names}
-    compared = {name: values for name, values in found.items() if len(values)}
+    compared = _on_references(names, signals, options)
     if not compared and set(_PAIR) <= set(names):
         return _PAIR[0], HeadlineChoice(_PAIR[0], metric, pair=_PAIR)
     if len(compared) < 2:
         return first, None
-    by_auc, by_tpr = ([_strength(name, values[:, k]) for name, values in compared.items()] for k in (0, 1))
-    rows = by_tpr if resolved else by_auc
-    near = _near_best(rows)
-    near = _near_best([row for row in by_auc if row.name in near])
+    rows = [_strength(name, values, int(resolved)) for name, values in compared.items()]
+    near = _near_best(compared, 1) if resolved else list(compared)
+    near = _near_best({name: compared[name] for name in near}, 0)
     chosen = min(near, key=lambda name: _SIMPLER.index(name) if name in _SIMPLER else len(_SIMPLER))
     _logger.info("The verdict is about %s, the strongest attack on the reference models.", chosen)
     return chosen, HeadlineChoice(chosen, metric, tuple(sorted(rows, key=lambda row: -row.mean)))
@@ -78,36 +77,60 @@ def worse_of(choice: HeadlineChoice, attacks: Sequence[AttackResult]) -> Headlin
     return dataclasses.replace(choice, name=worse, metric=metric)
 
 
-def _strength(name: str, values: np.ndarray) -> AttackStrength:
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-    return AttackStrength(name, float(values.mean()), error, len(values))
+def _strength(name: str, values: Mapping[int, tuple[float, float]], k: int) -> AttackStrength:
+    """Mean and standard error over the stand-ins of one of the two figures."""
+    column = np.array([figures[k] for figures in values.values()])
+    error = float(column.std(ddof=1) / np.sqrt(len(column))) if len(column) > 1 else 0.0
+    return AttackStrength(name, float(column.mean()), error, len(column))
 
 
-def _near_best(rows: Sequence[AttackStrength]) -> list[str]:
-    """The attacks within one standard error of the best one."""
-    best = max(rows, key=lambda row: row.mean)
-    return [row.name for row in rows if row.mean >= best.mean - best.error]
+def _near_best(found: Mapping[str, Mapping[int, tuple[float, float]]], k: int) -> list[str]:
+    """The attacks that are behind the best one by no more than a standard error, by one of the two figures.
+
+    The error is that of the difference on the same stand-ins: these differ from each other by more than attacks do.
+    """
+    best = max(found, key=lambda name: _strength(name, found[name], k).mean)
+    near = []
+    for name, values in found.items():
+        behind = {j: (found[best][j][k] - figures[k], 0.0) for j, figures in values.items() if j in found[best]}
+        gap = _strength(name, behind or {0: (0.0, 0.0)}, 0)
+        if gap.mean <= gap.error:
+            near.append(name)
+    return near
 
 
-def _on_references(name: str, signals: Signals, options: AuditOptions) -> np.ndarray:
-    """(k, 2): AUC and TPR at 1 % FPR of each reference in the target's place; empty if it cannot be run on one."""
-    attack, given = ATTACKS[name], options.attack_options.get(name, {})
-    if attack.extras or available(name, signals, given):
-        return np.empty(0)
-    if attack.on_references is not None:
-        scored = list(attack.on_references(signals, **given))
-    else:
-        signals = _fewer(signals)
-        member = np.asarray(signals.member, bool)
-        groups = groups_of(member)
-        picked = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _STAND_INS)).round().astype(int))
-        scored = []
-        for position, k in enumerate(picked):
-            j = int(groups[k][position % len(groups[k])])
-            one = stand_in(signals, j, groups[k])
-            if one is not None and not available(name, one, given):
-                scored.append((run_attack(name, one, **given)[0], member[:, j]))
-    return np.array([_found(scores, truth) for scores, truth in scored if 0 < truth.sum() < len(truth)])
+def _on_references(
+    names: Sequence[str], signals: Signals, options: AuditOptions
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """AUC and TPR at 1 % FPR of references in the target's place, by attack and column, of attacks that run on them.
+
+    They are all references of a few groups: those that an attack takes which scores them by itself, else four.
+    """
+    given = {name: options.attack_options.get(name, {}) for name in names}
+    names = [name for name in names if not ATTACKS[name].extras and not available(name, signals, given[name])]
+    found: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in names}
+    for name in names:
+        run = ATTACKS[name].on_references
+        if run is not None:
+            found[name] = {j: _found(*scored) for j, *scored in run(signals, **given[name]) if _both(scored[1])}
+    fewer = _fewer(signals)
+    member = np.asarray(fewer.member, bool)
+    groups = groups_of(member)
+    taken = {j for values in found.values() for j in values}
+    if not taken:
+        picked = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _GROUPS)).round().astype(int))
+        taken = {int(j) for i in picked for j in groups[i]}
+    for group in groups:
+        for j in sorted(taken & set(group.tolist())):
+            one = stand_in(fewer, j, group)
+            for name in names if one is not None and _both(member[:, j]) else ():
+                if ATTACKS[name].on_references is None and not available(name, one, given[name]):
+                    found[name][j] = _found(run_attack(name, one, **given[name])[0], member[:, j])
+    return {name: values for name, values in found.items() if values}
+
+
+def _both(truth: np.ndarray) -> bool:
+    return bool(0 < truth.sum() < len(truth))
 
 
 def _fewer(signals: Signals) -> Signals:

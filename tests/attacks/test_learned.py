@@ -174,4 +174,4 @@ def test_the_choice_of_the_verdict_and_the_attack_compare_learners_once(monkeypa
     module.learned_on_references(Signals(target, reference + 1, member, target, reference, member))
     again = module.learned_on_references(signals)
     assert len(made) == 4
-    np.testing.assert_array_equal(again[0][0].value, before[0][0].value)
+    np.testing.assert_array_equal(again[0][1].value, before[0][1].value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from mlflow_privacy.auditing.headline import headline_of, worse_of
+from mlflow_privacy.auditing.headline import _on_references, headline_of, worse_of
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.auditing.pipeline import audit
 from mlflow_privacy.auditing.scores import measured
@@ -40,7 +40,7 @@ def test_the_strongest_on_the_references_is_taken_and_all_are_shown():
     assert (name, choice.name, choice.metric) == ("learned", "learned", "tpr_at_fpr_0.01")
     assert {row.name for row in choice.table} == set(ALL)
     assert [row.mean for row in choice.table] == sorted((row.mean for row in choice.table), reverse=True)
-    assert all(row.n == 4 for row in choice.table)
+    assert all(row.n == 8 for row in choice.table)  # four groups of two
 
 
 def test_the_target_changes_nothing():
@@ -56,24 +56,41 @@ def test_the_target_changes_nothing():
 def test_attacks_that_the_references_do_not_tell_apart_give_way_to_the_simplest():
     """Of models that leak nothing all find chance alone; LiRA and BaVarIA differ by less than an error."""
     signals, _ = signals_of(2, leak=0.0)
-    name, choice = headline_of(("learned", "bavaria", "rmia_offline"), signals, AUTO)
-    best = choice.table[0]
-    near = [row.name for row in choice.table if row.mean >= best.mean - best.error]
-    assert name == min(near, key=["rmia_offline", "bavaria", "learned"].index)
+    simpler = ["rmia_offline", "bavaria", "learned"]
+    name, _ = headline_of(tuple(simpler[::-1]), signals, AUTO)
+    near = simpler
+    found = _on_references(simpler, signals, AUTO)
+    for k in (1, 0):  # the TPR, then the AUC of those that are left
+        columns = {name: np.array([found[name][j][k] for j in sorted(found[name])]) for name in near}
+        best = max(columns.values(), key=np.mean)
+        behind = {name: best - column for name, column in columns.items()}
+        near = [n for n, gap in behind.items() if gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap))]
+    assert name == min(near, key=simpler.index)
+
+
+def by_column(**figures):
+    return lambda *_: {name: dict(enumerate(zip(*columns))) for name, columns in figures.items()}
+
+
+def test_an_attack_that_is_ahead_on_every_reference_is_no_tie_however_much_references_differ(monkeypatch):
+    auc, tpr = 0.9 + np.linspace(0, 0.05, 8), 0.3 + np.linspace(0, 0.2, 8)
+    found = by_column(rmia=(auc, tpr), learned=(auc + 0.002, tpr + 0.01))
+    monkeypatch.setattr("mlflow_privacy.auditing.headline._on_references", found)
+    assert headline_of(("rmia", "learned"), signals_of(2)[0], AUTO)[0] == "learned"
 
 
 def test_attacks_that_the_tpr_does_not_tell_apart_are_told_apart_by_the_auc(monkeypatch):
     """The TPR at 1 % is a few records; alone it would take the simplest of attacks of which one is plainly stronger."""
-    noise = np.array([-0.1, 0.1, 0.1, -0.1])
-    auc_of = {"rmia": 0.80, "lira": 0.90, "bavaria": 0.901, "learned": 0.95}
-    tpr_of = {"rmia": 0.30, "lira": 0.31, "bavaria": 0.32, "learned": 0.10}
-
-    def found(name, signals, options):
-        return np.stack([auc_of[name] + 0.02 * noise, tpr_of[name] + noise], axis=1)
-
+    one, two = np.array([[-0.1, 0.1, 0.1, -0.1], [-0.1, -0.1, 0.1, 0.1]])
+    found = by_column(
+        rmia=(0.80 + 0.02 * one, 0.30 + one),
+        lira=(0.90 - 0.02 * one, 0.31 - one),
+        bavaria=(0.901 + 0.02 * two, 0.32 + two),
+        learned=(0.95 + 0.02 * one, 0.10 + one),
+    )
     monkeypatch.setattr("mlflow_privacy.auditing.headline._on_references", found)
     signals, _ = signals_of(2)
-    name, choice = headline_of(tuple(auc_of), signals, AUTO)
+    name, choice = headline_of(("rmia", "lira", "bavaria", "learned"), signals, AUTO)
     assert name == "lira"  # learned is surely worse by the TPR, RMIA by the AUC, BaVarIA as good and less simple
     assert [row.name for row in choice.table] == ["bavaria", "lira", "rmia", "learned"]
     assert choice.metric == "tpr_at_fpr_0.01"
@@ -84,7 +101,7 @@ def test_small_pools_are_compared_by_their_auc_and_windows_whole():
     name, choice = headline_of(ALL, signals, AUTO)
     assert choice.metric == "auc"
     assert name in ALL
-    assert {row.n for row in choice.table} == {2}
+    assert {row.n for row in choice.table} == {10}  # two windows of five
 
 
 def first_references(signals, m):
@@ -167,7 +184,7 @@ def test_an_audit_says_how_it_chose():
     assert result.headline == result.choice.name
     row = next(check for check in checks(result) if check.name == "Choice of the attack")
     assert "before the target was scored, by the TPR at 1 % FPR" in row.figure
-    assert to_json(result)["choice"]["table"][0]["n"] == 2
+    assert to_json(result)["choice"]["table"][0]["n"] == 4
     assert audit(target, AuditOptions(attacks=["rmia", "lira"], headline="lira", **options)).choice is None
     assert [attack.name for attack in audit(target, AuditOptions(**options)).attacks] == list(ALL[:5])
     one_group = audit(target, AuditOptions(**{**options, "num_ref_models": 2}))
