@@ -145,4 +145,4 @@ def test_the_workflow_gives_inputs_to_the_shell_as_variables_only(workflow_steps
 
 def test_the_sample_policy_is_valid():
     policy = load_policy(EXAMPLES / "github_actions" / "privacy_policy.yaml")
-    assert [rule.key for rule in policy.rules] == ["privacy/rmia/auc_high", "privacy/rmia/tpr_at_fpr_0.1"]
+    assert [rule.key for rule in policy.rules] == ["privacy/headline/auc_high", "privacy/headline/tpr_at_fpr_0.1"]

@@ -238,7 +238,7 @@ def test_one_target_is_drawn_once_and_its_files_are_copied_without_asking_run_by
     early = Version(mlflow.__version__) < Version("3.10")  # asks more by itself
     # Of the targets: by log_model, by evaluate, and before and after an audit.
     assert calls["get_run"] <= (10 if early else 6)
-    assert calls["search_runs"] <= 5
+    assert calls["search_runs"] <= 6  # one of them for how long such references took on other data
     assert not {"list_artifacts", "download_artifacts", "search_logged_models"} & set(calls)
     out = tmp_path / "out"
     assert [(one["log"], one["title"]) for one in drawn] == [(log, "the only target, mlp") for log in (False, True)]
