@@ -19,7 +19,7 @@ from mlflow_privacy.attacks._arrays import check_references, check_signals, chun
 from mlflow_privacy.attacks.averages import log_average
 from mlflow_privacy.attacks.bavaria import log_density, posterior
 from mlflow_privacy.attacks.lira import Gaussian, log_normal, pooled_variance, record_moments
-from mlflow_privacy.attacks.stand_ins import groups_of
+from mlflow_privacy.attacks.stand_ins import groups_of, some_of
 from mlflow_privacy.errors import DesignError
 from mlflow_privacy.stats import mann_whitney
 from mlflow_privacy.types import Link, Scores, Signals
@@ -124,9 +124,7 @@ def _stand_ins(
     usable = _usable_groups(member, groups)
     if not usable:
         raise DesignError(_too_few(m, len(groups)))
-    picked = [
-        usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, min(len(usable), _GROUPS)).round().astype(int))
-    ]
+    picked = some_of(usable, _GROUPS)
     order = np.random.default_rng(seed).permutation(n)
     asked = np.sort(order[:_RECORDS])
     rows = np.searchsorted(asked, np.sort(order[: min(max(_ROWS // m, 1), _RECORDS)]))

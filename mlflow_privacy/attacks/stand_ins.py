@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mlflow_privacy.types import Signals
@@ -41,6 +43,16 @@ def groups_of(member: np.ndarray) -> list[np.ndarray]:
     if len(np.unique(of)) == m > 1 and _one_sum(member, m):
         return [np.arange(m)]
     return [np.flatnonzero(of == label) for label in np.unique(of)]
+
+
+def some_of(groups: Sequence[np.ndarray], most: int) -> list[np.ndarray]:
+    """At most so many of the groups, evenly picked from the first to the last.
+
+    >>> [int(group[0]) for group in some_of([np.array([i]) for i in range(9)], 3)]
+    [0, 4, 8]
+    """
+    last = len(groups) - 1
+    return [groups[i] for i in np.unique(np.linspace(0, last, min(len(groups), most)).round().astype(int))]
 
 
 def _one_sum(member: np.ndarray, size: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlflow_privacy.attacks import ATTACKS, available, run_attack
-from mlflow_privacy.attacks.stand_ins import groups_of, stand_in
+from mlflow_privacy.attacks.stand_ins import groups_of, some_of, stand_in
 from mlflow_privacy.auditing.options import AuditOptions
 from mlflow_privacy.metrics.roc import tally, tpr_value
 from mlflow_privacy.stats import mann_whitney
@@ -79,9 +79,13 @@ def worse_of(choice: HeadlineChoice, attacks: Sequence[AttackResult]) -> Headlin
 
 def _strength(name: str, values: Mapping[int, tuple[float, float]], k: int) -> AttackStrength:
     """Mean and standard error over the stand-ins of one of the two figures."""
-    column = np.array([figures[k] for figures in values.values()])
-    error = float(column.std(ddof=1) / np.sqrt(len(column))) if len(column) > 1 else 0.0
-    return AttackStrength(name, float(column.mean()), error, len(column))
+    mean, error = _mean_and_error([figures[k] for figures in values.values()])
+    return AttackStrength(name, mean, error, len(values))
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error; no error of a single value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _near_best(found: Mapping[str, Mapping[int, tuple[float, float]]], k: int) -> list[str]:
@@ -92,9 +96,8 @@ def _near_best(found: Mapping[str, Mapping[int, tuple[float, float]]], k: int) -
     best = max(found, key=lambda name: _strength(name, found[name], k).mean)
     near = []
     for name, values in found.items():
-        behind = {j: (found[best][j][k] - figures[k], 0.0) for j, figures in values.items() if j in found[best]}
-        gap = _strength(name, behind or {0: (0.0, 0.0)}, 0)
-        if gap.mean <= gap.error:
+        behind, error = _mean_and_error([found[best][j][k] - values[j][k] for j in values if j in found[best]] or [0.0])
+        if behind <= error:
             near.append(name)
     return near
 
@@ -118,8 +121,7 @@ def _on_references(
     groups = groups_of(member)
     taken = {j for values in found.values() for j in values}
     if not taken:
-        picked = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _GROUPS)).round().astype(int))
-        taken = {int(j) for i in picked for j in groups[i]}
+        taken = {int(j) for group in some_of(groups, _GROUPS) for j in group}
     for group in groups:
         for j in sorted(taken & set(group.tolist())):
             one = stand_in(fewer, j, group)

@@ -16,7 +16,6 @@ from mlflow_privacy.auditing.training import How
 from mlflow_privacy.types import AuditTarget, DataSource
 
 _FEW = 64  # records that the model is asked about, to see what it gives
-_ROLES = {"members": "members", "non_members": "non-members", "population": "population"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,5 +160,6 @@ def _recipe(ready: Prepared) -> str:
 
 
 def _source(source: DataSource) -> str:
-    what = _ROLES.get(source.role, source.role)
-    return f"{source.n_records:,} {what}: {source.name!r} from {source.source} ({source.status})"
+    return (
+        f"{source.n_records:,} {source.role.replace('_', '-')}: {source.name!r} from {source.source} ({source.status})"
+    )

@@ -25,7 +25,6 @@ class Price:
       seconds: to train the missing ones; None where nobody knows before the first one is trained.
       told_by: whose training tells `seconds`, in words.
       size: bytes that the missing ones take on the store; None if that is not known.
-      fingerprint: under which they are found again.
 
     Example:
       >>> print(Price(4, 4, 150.0, "those found", 140_000))
@@ -39,7 +38,6 @@ class Price:
     seconds: float | None = None
     told_by: str = ""
     size: int | None = None
-    fingerprint: str = ""
 
     def __str__(self) -> str:
         count = self.found + self.missing
