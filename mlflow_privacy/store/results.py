@@ -196,7 +196,7 @@ def audit_metrics(client: MlflowClient, run: Run) -> dict[str, float]:
 
 def _with_headline(metrics: Mapping[str, float], run: Run) -> dict[str, float]:
     """The metrics, those of the verdict's attack as `privacy/headline/…` too, which older audits did not write."""
-    own = f"{FOLDER}/{run.data.tags.get('privacy.attack')}/"
+    own = f"{FOLDER}/{run.data.tags.get(ATTACK)}/"
     again = {f"{FOLDER}/headline/{key.removeprefix(own)}": v for key, v in metrics.items() if key.startswith(own)}
     return {**metrics, **{key: value for key, value in again.items() if key not in metrics}}
 
